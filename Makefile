@@ -1,0 +1,36 @@
+# make demo | test | check | setup | clean       PYTHON=python3.12 make test chooses another Python
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: setup demo test check clean
+
+setup: $(READY)
+
+demo: setup
+	$(BIN)/ia2 demo
+
+test: setup
+	$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) demo runs
+
+# torch first: the exact version, so that a CPU build which the machine has is taken as it is.
+$(READY): requirements.txt pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "setup: no '$(PYTHON)' here; install Python 3.10 or newer, or run 'make PYTHON=...'"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "setup: $$($(PYTHON) --version 2>&1) is too old; ia2 needs Python 3.10 or newer: 'make PYTHON=python3.12 ...'"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "setup: cannot make a virtual environment in $(VENV); is Python's venv module installed?"; exit 1; }
+	@echo "setup: installing into $(VENV); a few minutes the first time"
+	@{ $(BIN)/pip install -qq --disable-pip-version-check "$$(grep '^torch==' requirements.txt)" && \
+	   $(BIN)/pip install -qq --disable-pip-version-check -r requirements.txt && \
+	   $(BIN)/pip install -qq --disable-pip-version-check --no-deps --editable . ; } || \
+		{ echo "setup: packages could not be installed (see above): is a package index in reach?"; exit 1; }
+	@touch $(READY)

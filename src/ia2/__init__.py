@@ -1,0 +1,71 @@
+"""Adapters that behave as if a handful of examples were always in the prompt (IA2, arXiv 2509.22621).
+
+Names are loaded when first used, so that `import ia2` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ia2.capture import read
+    from ia2.config import RunConfig, make_config
+    from ia2.data import Example, read_examples
+    from ia2.errors import IA2Error
+    from ia2.evaluation import Variant, evaluate
+    from ia2.metrics import bootstrap, ece
+    from ia2.models import LanguageModel, load_model, wrap_model
+    from ia2.prompt import Prompt, build_prompt
+    from ia2.run import Data, Run
+    from ia2.targets import collect, teacher_prompts
+    from ia2.task import Task
+
+_HOMES = {
+    "Data": "run",
+    "Example": "data",
+    "IA2Error": "errors",
+    "LanguageModel": "models",
+    "Prompt": "prompt",
+    "Run": "run",
+    "RunConfig": "config",
+    "Task": "task",
+    "Variant": "evaluation",
+    "bootstrap": "metrics",
+    "build_prompt": "prompt",
+    "collect": "targets",
+    "ece": "metrics",
+    "evaluate": "evaluation",
+    "load_model": "models",
+    "make_config": "config",
+    "read": "capture",
+    "read_examples": "data",
+    "teacher_prompts": "targets",
+    "wrap_model": "models",
+}
+__all__ = [
+    "Data",
+    "Example",
+    "IA2Error",
+    "LanguageModel",
+    "Prompt",
+    "Run",
+    "RunConfig",
+    "Task",
+    "Variant",
+    "bootstrap",
+    "build_prompt",
+    "collect",
+    "ece",
+    "evaluate",
+    "load_model",
+    "make_config",
+    "read",
+    "read_examples",
+    "teacher_prompts",
+    "wrap_model",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ia2' has no attribute '{name}'")
+    return getattr(import_module(f"ia2.{_HOMES[name]}"), name)

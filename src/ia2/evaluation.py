@@ -1,0 +1,339 @@
+"""What each way of using a model answers, how sure it is, what it costs, and how alike its activations are to ICL's."""
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
+
+from ia2.adapters import using
+from ia2.capture import batches, read
+from ia2.data import Example
+from ia2.errors import IA2Error
+from ia2.metrics import Array, Interval, bootstrap, ece, mean
+from ia2.models import LanguageModel
+from ia2.progress import step
+from ia2.prompt import Prompt, Tokens, build_prompt
+from ia2.task import Task
+
+ROWS_PER_CHUNK = 256
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way of using the model: with these demos in context, and/or with the loaded adapter of this name."""
+
+    name: str
+    demos: tuple[Example, ...] = ()
+    adapter: str | None = None
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one variant says to one query.
+
+    Attributes:
+        answer: the label of the highest probability, or the generated text. Two labels that tie give the empty text.
+        confidence: P(answer) among the labels; for generated text, the mean probability of its tokens (the paper's).
+        p_labels: probability of each label, normalised over the labels; None for generated answers.
+        correct: whether the answer is the gold response.
+        greedy_correct: whether each token of the gold response is the most probable of the whole vocabulary.
+        nll: -log P(gold response): among the labels, or, where there are none, a mean over its tokens; nats.
+        brier: squared error of the probabilities, summed over labels; for generated text, of the confidence.
+        similarity: per layer, cosine similarity of the attention output to ICL's on the same gold tokens.
+        n_tokens: tokens of the prompt without the answer.
+        seconds: wall time for scoring this query, its share of the batch.
+    """
+
+    variant: str
+    query: str
+    response: str
+    answer: str
+    confidence: float
+    correct: bool
+    greedy_correct: bool
+    nll: float
+    brier: float
+    p_labels: dict[str, float] | None
+    similarity: list[float]
+    n_tokens: int
+    seconds: float
+
+
+@torch.no_grad()
+def evaluate(
+    lm: LanguageModel, task: Task, examples: Sequence[Example], variants: Sequence[Variant], reference: Variant
+) -> list[Prediction]:
+    """Score every variant on every example.
+
+    Args:
+        lm: with the adapters that the variants name loaded.
+        task: labels, or None for generated answers.
+        examples: labelled.
+        variants: what to compare.
+        reference: the one that similarity is measured to, ICL; compared on the same teacher-forced tokens.
+
+    Returns:
+        Variant by variant, in the order of `examples`.
+    """
+    if task.labels and (unknown := {e.label for e in examples} - set(task.labels)):
+        raise IA2Error(f"label {min(unknown)!r} is not among the training labels: {', '.join(task.labels)}")
+    found: dict[str, list[Prediction]] = {variant.name: [] for variant in variants}
+    with step("evaluate", len(examples) * len(variants)) as advance:
+        for start in range(0, len(examples), ROWS_PER_CHUNK):
+            chunk = examples[start : start + ROWS_PER_CHUNK]
+            teacher = _gold(lm, task, chunk, reference).acts
+            for variant in variants:
+                found[variant.name] += _predict_chunk(lm, task, chunk, variant, teacher)
+                advance(len(chunk), variant.name)
+    return [prediction for rows in found.values() for prediction in rows]
+
+
+def _predict_chunk(
+    lm: LanguageModel, task: Task, chunk: Sequence[Example], variant: Variant, teacher: list[Tensor]
+) -> list[Prediction]:
+    gold = _gold(lm, task, chunk, variant)
+    similarity = [F.cosine_similarity(a, b, dim=-1).mean(0) for a, b in zip(gold.acts, teacher, strict=True)]
+    start = time.perf_counter()
+    answers = answer(lm, task, [e.query for e in chunk], variant)
+    seconds = (time.perf_counter() - start) / len(chunk)
+    predictions = []
+    for i, (example, given) in enumerate(zip(chunk, answers, strict=True)):
+        correct = task.correct(given.text, example.label)
+        if given.p_labels:
+            nll = -float(given.logp_labels[example.label])
+            brier = sum((p - (label == example.label)) ** 2 for label, p in given.p_labels.items())
+        else:
+            nll, brier = gold.nll[i], (given.confidence - correct) ** 2
+        predictions.append(
+            Prediction(
+                variant=variant.name,
+                query=example.query,
+                response=example.label,
+                answer=given.text,
+                confidence=given.confidence,
+                correct=correct,
+                greedy_correct=gold.greedy[i],
+                nll=nll,
+                brier=brier,
+                p_labels=given.p_labels,
+                similarity=similarity[i].tolist(),
+                n_tokens=given.n_tokens,
+                seconds=seconds,
+            )
+        )
+    return predictions
+
+
+@dataclass(frozen=True)
+class _Gold:
+    """Gold responses, teacher-forced: attention outputs (R, L, D), mean NLL a token, whether greedy would say it."""
+
+    acts: list[Tensor]
+    nll: list[float]
+    greedy: list[bool]
+
+
+def _gold(lm: LanguageModel, task: Task, examples: Sequence[Example], variant: Variant) -> _Gold:
+    rows = _encode(lm, [build_prompt(task, variant.demos, e.query, e.label) for e in examples])
+    acts: list[Tensor] = [torch.empty(0)] * len(rows)
+    nll, greedy = [0.0] * len(rows), [False] * len(rows)
+    with using(lm, variant.adapter):
+        for chosen in batches(rows):
+            batch = lm.encoder.collate([rows[i] for i in chosen]).to(lm.device)
+            values = read(lm.model, lm.anatomy, batch, ("attn_out", "logits"))
+            sizes = [rows[i].n_response for i in chosen]
+            logp_PV = values["logits"].float().log_softmax(-1)
+            logp_P = logp_PV.gather(1, batch.response_ids[:, None])[:, 0]
+            others_PV = logp_PV.scatter(1, batch.response_ids[:, None], -torch.inf)
+            best_P = logp_P > others_PV.max(-1).values
+            pieces = zip(
+                chosen, values["attn_out"].float().split(sizes), logp_P.split(sizes), best_P.split(sizes), strict=True
+            )
+            for i, acts_RLD, logp_R, best_R in pieces:
+                acts[i], nll[i], greedy[i] = acts_RLD, -logp_R.mean().item(), bool(best_R.all())
+    return _Gold(acts, nll, greedy)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer to one query; see `Prediction`."""
+
+    text: str
+    confidence: float
+    n_tokens: int
+    logp_labels: dict[str, float]
+
+    @property
+    def p_labels(self) -> dict[str, float] | None:
+        """Probability of each label; None where the answer was generated."""
+        return {label: float(np.exp(logp)) for label, logp in self.logp_labels.items()} or None
+
+
+@torch.no_grad()
+def answer(lm: LanguageModel, task: Task, queries: Sequence[str], variant: Variant) -> list[Answer]:
+    """Answer queries: the most probable label, or a greedy generation up to the task's separator."""
+    prompts = [build_prompt(task, variant.demos, query) for query in queries]
+    with using(lm, variant.adapter):
+        return _label_answers(lm, task.labels, prompts) if task.labels else _generated_answers(lm, task, prompts)
+
+
+def _label_answers(lm: LanguageModel, labels: tuple[str, ...], prompts: Sequence[Prompt]) -> list[Answer]:
+    logp_NC = label_logps(lm, labels, prompts).log_softmax(-1).double().cpu().numpy()
+    answers = []
+    for prompt, logp_C in zip(prompts, logp_NC, strict=True):
+        best = logp_C.max()
+        winners = [label for label, logp in zip(labels, logp_C, strict=True) if logp == best]
+        text = winners[0] if len(winners) == 1 else ""
+        n_tokens = len(lm.encoder.encode(prompt).ids)
+        answers.append(Answer(text, float(np.exp(best)), n_tokens, dict(zip(labels, logp_C.tolist(), strict=True))))
+    return answers
+
+
+def label_logps(lm: LanguageModel, labels: Sequence[str], prompts: Sequence[Prompt]) -> Tensor:
+    """Log-probability of each label's tokens behind each prompt, float32 (N, C). One forward if all are one token."""
+    ids = [lm.encoder.piece(label) for label in labels]
+    if len({tuple(i) for i in ids}) < len(ids) or not all(ids):
+        raise IA2Error(f"the labels {', '.join(map(repr, labels))} are not told apart by this model's tokenizer")
+    single = all(len(i) == 1 for i in ids)
+    scored = [labels[0]] if single else labels
+    rows = _encode(lm, [Prompt(p.context, p.query, label) for p in prompts for label in scored])
+    logp = torch.empty(len(rows), len(labels) if single else 1)
+    for chosen in batches(rows):
+        logp_PV, ids_P = _logps(lm, [rows[i] for i in chosen])
+        if single:
+            logp[chosen] = logp_PV[:, [i[0] for i in ids]].cpu()
+        else:
+            logp_P = logp_PV.gather(1, ids_P[:, None])[:, 0]
+            sizes = [rows[i].n_response for i in chosen]
+            logp[chosen, 0] = torch.stack([part.sum() for part in logp_P.split(sizes)]).cpu()
+    return logp.view(len(prompts), len(labels))
+
+
+def _logps(lm: LanguageModel, rows: Sequence[Tokens]) -> tuple[Tensor, Tensor]:
+    """Log-probabilities at response positions, float32 (P, V), and the response ids there (P,)."""
+    batch = lm.encoder.collate(rows).to(lm.device)
+    values = read(lm.model, lm.anatomy, batch, {"logits"})
+    return values["logits"].float().log_softmax(-1), batch.response_ids
+
+
+def _generated_answers(lm: LanguageModel, task: Task, prompts: Sequence[Prompt]) -> list[Answer]:
+    rows = _encode(lm, prompts)
+    answers = [Answer("", 0.0, len(row.ids), {}) for row in rows]
+    for chosen in batches(rows, max_tokens=4096):
+        generated = generate(lm, [rows[i] for i in chosen], task)
+        written = [Tokens((*rows[i].ids, *ids), len(ids)) for i, ids in zip(chosen, generated, strict=True)]
+        logp_PV, ids_P = _logps(lm, written)
+        p_P = logp_PV.gather(1, ids_P[:, None])[:, 0].exp()
+        for i, ids, p_R in zip(chosen, generated, p_P.split([len(ids) for ids in generated]), strict=True):
+            text = str(lm.encoder.tokenizer.decode(ids, skip_special_tokens=True))
+            answers[i] = Answer(text.split(task.separator)[0].strip(), p_R.mean().item(), len(rows[i].ids), {})
+    return answers
+
+
+class StopAt(StoppingCriteria):
+    """Stops each row once its new text holds the separator."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, separator: str, start: int):
+        self.tokenizer, self.separator, self.start = tokenizer, separator, start
+
+    def ends(self, new_ids: list[int]) -> bool:
+        """Whether the separator ends within the last token."""
+        tail = new_ids[-1 - len(self.separator) :]  # a token may hold a single character of it
+        return self.separator in self.tokenizer.decode(tail)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
+        """(B,) bool."""
+        done = [self.ends(row) for row in input_ids[:, self.start :].tolist()]
+        return torch.tensor(done, device=input_ids.device)
+
+
+def generate(lm: LanguageModel, rows: Sequence[Tokens], task: Task) -> list[list[int]]:
+    """Greedy continuations with a KV cache, each up to and with the separator or an end-of-text token."""
+    tokenizer = lm.encoder.tokenizer
+    width = max(len(row.ids) for row in rows)
+    room = lm.encoder.max_length - width
+    if room < 1:
+        raise IA2Error(f"a prompt of {width} tokens leaves no room for an answer in a window of {width + room}")
+    ids = torch.tensor([[lm.encoder.pad_id] * (width - len(row.ids)) + list(row.ids) for row in rows])
+    mask = torch.tensor([[0] * (width - len(row.ids)) + [1] * len(row.ids) for row in rows])
+    stop = StopAt(tokenizer, task.separator, width)
+    out = lm.model.generate(
+        input_ids=ids.to(lm.device),
+        attention_mask=mask.to(lm.device),
+        do_sample=False,
+        max_new_tokens=min(task.max_new_tokens, room),
+        stopping_criteria=StoppingCriteriaList([stop]),
+        pad_token_id=lm.encoder.pad_id,
+    )
+    return [_until_end(new, stop, tokenizer.eos_token_id) for new in out[:, width:].tolist()]
+
+
+def _until_end(ids: list[int], stop: StopAt, eos_id: int | None) -> list[int]:
+    """Cut the padding that follows the end of a row that others in its batch outlasted."""
+    for n in range(1, len(ids) + 1):
+        if ids[n - 1] == eos_id or stop.ends(ids[:n]):
+            return ids[:n]
+    return ids
+
+
+def _encode(lm: LanguageModel, prompts: Iterable[Prompt]) -> list[Tokens]:
+    return [lm.encoder.encode(prompt) for prompt in prompts]
+
+
+def _column(predictions: Sequence[Prediction], name: str) -> Array:
+    return np.array([getattr(p, name) for p in predictions], float)
+
+
+def summarise(predictions: Sequence[Prediction], groups: Sequence[int] | None = None) -> dict[str, Any]:
+    """The metrics of one variant, each with its bootstrap interval, and its cost.
+
+    Args:
+        predictions: of one variant.
+        groups: the cell (task and seed) that each belongs to, for a two-level bootstrap.
+    """
+    correct, confidence = _column(predictions, "correct"), _column(predictions, "confidence")
+    similarity_NL = np.array([p.similarity for p in predictions])
+    values: dict[str, Interval] = {
+        "accuracy": bootstrap(mean, correct, groups=groups),
+        "ece": bootstrap(ece, confidence, correct, groups=groups),
+        "nll": bootstrap(mean, _column(predictions, "nll"), groups=groups),
+        "brier": bootstrap(mean, _column(predictions, "brier"), groups=groups),
+        "similarity": bootstrap(mean, similarity_NL.mean(1), groups=groups),
+        "greedy_accuracy": bootstrap(mean, _column(predictions, "greedy_correct"), groups=groups),
+    }
+    return {
+        **{name: asdict(interval) for name, interval in values.items()},
+        "similarity_by_layer": similarity_NL.mean(0).tolist(),
+        "tokens_per_query": float(mean(_column(predictions, "n_tokens"))),
+        "seconds_per_query": float(mean(_column(predictions, "seconds"))),
+        "n": len(predictions),
+    }
+
+
+def difference(a: Sequence[Prediction], b: Sequence[Prediction], groups: Sequence[int] | None = None) -> dict[str, Any]:
+    """Metrics of variant `a` minus those of `b` on the same rows, each with its paired bootstrap interval."""
+    if [p.query for p in a] != [p.query for p in b]:
+        raise ValueError("a paired difference needs the same rows in the same order")
+
+    def pair(name: str) -> tuple[Array, Array]:
+        return _column(a, name), _column(b, name)
+
+    def subtract(x: Array, y: Array) -> Array:
+        return mean(x - y)
+
+    def ece_difference(conf_a: Array, conf_b: Array, hit_a: Array, hit_b: Array) -> Array:
+        return np.asarray(ece(conf_a, hit_a) - ece(conf_b, hit_b))
+
+    intervals = {
+        "accuracy": bootstrap(subtract, *pair("correct"), groups=groups),
+        "ece": bootstrap(ece_difference, *pair("confidence"), *pair("correct"), groups=groups),
+        "nll": bootstrap(subtract, *pair("nll"), groups=groups),
+        "brier": bootstrap(subtract, *pair("brier"), groups=groups),
+    }
+    return {name: asdict(interval) for name, interval in intervals.items()}

@@ -1,0 +1,40 @@
+"""Progress on standard error: bars on a terminal, and one line for each thing done anywhere."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+console = Console(stderr=True, highlight=False)
+_bars = Progress(
+    TextColumn("{task.description}"),
+    BarColumn(),
+    MofNCompleteColumn(),
+    TimeRemainingColumn(),
+    TextColumn("{task.fields[note]}"),
+    console=console,
+    transient=True,
+    disable=not console.is_terminal,
+)
+Advance = Callable[..., None]
+
+
+@contextmanager
+def step(description: str, total: int) -> Iterator[Advance]:
+    """A bar of `total` units, under those already shown; call what it yields as `advance(n, note="")`."""
+    first = not _bars.tasks
+    if first:
+        _bars.start()
+    bar = _bars.add_task(description, total=total, note="")
+    try:
+        yield lambda n=1, note="": _bars.update(bar, advance=n, note=note)
+    finally:
+        _bars.remove_task(bar)
+        if first:
+            _bars.stop()
+
+
+def say(text: str) -> None:
+    """One line for the user, above the bars."""
+    console.print(text, markup=False, soft_wrap=True)

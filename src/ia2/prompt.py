@@ -1,0 +1,130 @@
+"""From text to token ids.
+
+Shapes, here and everywhere: B batch, T tokens, P response positions of a batch, R of one row, L layers, D width,
+V vocabulary, N rows.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from ia2.data import Example
+from ia2.errors import IA2Error
+from ia2.task import Task
+
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Text for a model: `context` (any pieces of text, here demos), then `query`, then the `response` to predict.
+
+    Every piece is tokenised apart and the ids are joined, so that two prompts with the same query and response share
+    every id of them, whatever stands before.
+    """
+
+    context: tuple[str, ...]
+    query: str
+    response: str = ""
+
+
+def build_prompt(task: Task, demos: Sequence[Example], query: str, response: str | None = None) -> Prompt:
+    """The paper's form: demos (query and answer with no separator) parted by a blank line, then the query."""
+    context = tuple(piece for demo in demos for piece in (demo.query, demo.label, task.separator))
+    return Prompt(context, query, "" if response is None else task.completion(response))
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Ids of one prompt; the last `n_response` of them are the response."""
+
+    ids: tuple[int, ...]
+    n_response: int
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Right-padded prompts.
+
+    Attributes:
+        input_ids: (B, T) int64.
+        attention_mask: (B, T) int64, 0 where padded.
+        labels: (B, T) int64, the id where it belongs to a response, else -100, as transformers has them.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    labels: Tensor
+
+    @property
+    def response_mask(self) -> Tensor:
+        """(B, T) bool: the P positions that predict a response token, each one before its token."""
+        return torch.nn.functional.pad(self.labels[:, 1:] != IGNORED, (0, 1))
+
+    @property
+    def response_ids(self) -> Tensor:
+        """(P,) the tokens predicted at `response_mask`, in its row-major order."""
+        return self.labels[self.labels != IGNORED]
+
+    def to(self, device: torch.device) -> "TokenBatch":
+        """The batch on another device."""
+        return TokenBatch(self.input_ids.to(device), self.attention_mask.to(device), self.labels.to(device))
+
+
+class Encoder:
+    """Tokenises prompts piece by piece; a piece met before is not tokenised again."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int):
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        ids = tokenizer("").input_ids
+        self.bos = ids[:1] if ids and ids[0] == tokenizer.bos_token_id else []
+        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        self.pad_id: int = pad if pad is not None else 0
+        self._pieces: dict[str, list[int]] = {}
+
+    def piece(self, text: str) -> list[int]:
+        """Ids of a piece of text, without special tokens."""
+        if text not in self._pieces:
+            self._pieces[text] = self.tokenizer(text, add_special_tokens=False).input_ids
+        return self._pieces[text]
+
+    def encode(self, prompt: Prompt) -> Tokens:
+        """Ids of a prompt.
+
+        Raises:
+            IA2Error: it does not fit the model's window, or a response leaves no token.
+        """
+        ids = list(self.bos)
+        for text in (*prompt.context, prompt.query):
+            ids += self.piece(text)
+        if not ids:
+            raise IA2Error(f"the query {prompt.query!r} has no tokens; expected some text before the response")
+        response = self.piece(prompt.response) if prompt.response else []
+        if prompt.response and not response:
+            raise IA2Error(f"the response {prompt.response!r} has no tokens in this model's vocabulary")
+        ids += response
+        if len(ids) > self.max_length:
+            n_query = len(self.piece(prompt.query))
+            raise IA2Error(
+                f"a prompt of {len(ids)} tokens ({len(ids) - n_query - len(response)} of context, {n_query} of query, "
+                f"{len(response)} of response) exceeds the model's window of {self.max_length}: "
+                f"use fewer or shorter examples; the query is {prompt.query[:60]!r}"
+            )
+        return Tokens(tuple(ids), len(response))
+
+    def collate(self, rows: Sequence[Tokens]) -> TokenBatch:
+        """Pad on the right: a causal model then computes real positions as if there were no padding."""
+        width = max(len(row.ids) for row in rows)
+        input_ids = torch.full((len(rows), width), self.pad_id)
+        attention_mask = torch.zeros((len(rows), width), dtype=torch.long)
+        labels = torch.full((len(rows), width), IGNORED)
+        for i, row in enumerate(rows):
+            n = len(row.ids)
+            input_ids[i, :n] = torch.tensor(row.ids)
+            attention_mask[i, :n] = 1
+            labels[i, n - row.n_response : n] = input_ids[i, n - row.n_response : n]
+        return TokenBatch(input_ids, attention_mask, labels)

@@ -1,0 +1,136 @@
+"""The command line: what a user types, and what a mistake is answered with."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import example_rows
+
+from ia2.cli import main
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, str]:
+    rows = [{"query": e.query, "response": e.response} for e in example_rows(9)]
+    texts = {
+        "train": "\n".join(map(json.dumps, rows)),
+        "one": json.dumps(rows[0]),
+        "empty": "",
+        "broken": json.dumps(rows[0]) + "\n{oops",
+        "no_response": json.dumps(rows[0]) + '\n{"query": "a"}',
+        "long": "\n".join(json.dumps({**row, "query": "gloomy " * 600}) for row in rows),
+        "options": "method: sft\nlearning_rte: [0.1]\n",
+        "bad_yaml": "method: [sft\n",
+    }
+    paths = {}
+    for name, text in texts.items():
+        paths[name] = str(tmp_path / f"{name}.jsonl")
+        Path(paths[name]).write_text(text)
+    (tmp_path / "folder").mkdir()
+    return {**paths, "folder": str(tmp_path / "folder"), "out": str(tmp_path / "out")}
+
+
+def run_cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["ia2", *args])
+    code = 0
+    try:
+        main()
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+MISTAKES = [
+    (["--train", "nowhere.jsonl"], "nowhere.jsonl: no such file; expected JSON lines with 'query' and 'response'"),
+    (["--train", "{empty}"], "no rows"),
+    (["--train", "{broken}"], "broken.jsonl:2: not JSON"),
+    (["--train", "{no_response}"], "no_response.jsonl:2: no 'response'; the row has 'query'"),
+    (["--train", "{one}"], "1 training example(s); expected at least 2"),
+    (["--train", "{train}", "--method", "ia2sft"], "unknown method 'ia2sft': did you mean 'ia2-sft'?"),
+    (["--train", "{train}", "--loss", "nsme"], "unknown loss 'nsme': did you mean 'nmse'?"),
+    (["--train", "{train}", "--preset", "papr"], "unknown preset 'papr': did you mean 'paper'?"),
+    (["--train", "{train}", "--set", "evalsteps=4"], "unknown option 'evalsteps': did you mean 'eval_steps'?"),
+    (["--train", "{train}", "--set", "eval_steps"], "expected name=value"),
+    (["--train", "{train}", "--set", "eval_steps=two"], "option 'eval_steps' is 'two'"),
+    (["--train", "{train}", "--config", "{options}"], "unknown option 'learning_rte': did you mean 'learning_rate'?"),
+    (["--train", "{train}", "--config", "{bad_yaml}"], "not YAML"),
+    (["--train", "{train}", "--learning-rate", "fast"], "--learning-rate is 'fast'"),
+    (["--train", "{train}", "--learning-rate", "-1"], "learning rates are [-1.0]"),
+    (["--train", "{train}", "--r", "0"], "option 'r' is 0"),
+    (["--train", "{train}", "--model", "{folder}"], "not a model folder (no config.json)"),
+    (["--train", "{train}", "--model", "no-such/model"], "cannot load the model 'no-such/model'"),
+    (["--train", "{long}", "--dev", "{train}"], "exceeds the model's window of 512"),
+    (["--train", "{train}", "--labels", "yes,no"], "the response '0' is not among the labels yes, no"),
+]
+
+
+@pytest.mark.parametrize(("args", "message"), MISTAKES, ids=[message[:40] for _, message in MISTAKES])
+def test_a_mistake_gets_one_helpful_line_and_exit_code_2(
+    args: list[str],
+    message: str,
+    files: dict[str, str],
+    model_folder: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    filled = ["train", "--model", model_folder, "--output", files["out"], *(arg.format(**files) for arg in args)]
+    code, out, err = run_cli(monkeypatch, capsys, *filled)
+    last = err.strip().splitlines()[-1]
+    assert (code, out) == (2, "")
+    assert last.startswith("ia2: ")
+    assert message in last
+    assert not Path(files["out"]).exists()
+
+
+def test_an_encoder_only_model_is_refused(
+    files: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from transformers import BertConfig, BertForMaskedLM
+
+    from ia2.world.tokenizer import build_tokenizer
+
+    config = BertConfig(
+        vocab_size=400, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32
+    )
+    BertForMaskedLM(config).save_pretrained(tmp_path / "bert")
+    build_tokenizer().save_pretrained(tmp_path / "bert")
+    args = ("train", "--model", str(tmp_path / "bert"), "--train", files["train"], "--output", files["out"])
+    code, _, err = run_cli(monkeypatch, capsys, *args)
+    assert code == 2
+    assert "expected a decoder-only model" in err
+
+
+def test_train_evaluate_predict(
+    files: dict[str, str], model_folder: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fast = ("--num-train-epochs", "1", "--learning-rate", "1e-3")
+    train = ("train", "--model", model_folder, "--train", files["train"], "--output", files["out"], *fast)
+    code, out, err = run_cli(monkeypatch, capsys, *train, "--test", files["train"])
+    assert code == 0
+    assert "3 of 9 rows are held out for development, 6 are left to train on" in err
+    assert f"adapter: {files['out']}/adapters/ia2-sft" in out
+    assert "ICL" in out
+    code, out, _ = run_cli(monkeypatch, capsys, "evaluate", files["out"], "--test", files["train"])
+    assert code == 0
+    assert "IA2" in out
+    code, out, _ = run_cli(monkeypatch, capsys, "predict", files["out"], files["train"])
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert code == 0
+    assert len(rows) == 9
+    assert set(rows[0]) == {"query", "response", "confidence", "p_labels"}
+    code, _, err = run_cli(monkeypatch, capsys, *train, "--seed", "1")
+    assert code == 2
+    assert "holds a run with seed 0, now 1" in err
+    code, _, err = run_cli(monkeypatch, capsys, "evaluate", files["folder"], "--test", files["train"])
+    assert code == 2
+    assert "not a run" in err
+
+
+def test_help_and_import_are_light() -> None:
+    probe = "import sys, ia2, ia2.cli; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", probe], check=False).returncode == 0
+    help_text = subprocess.run([sys.executable, "-m", "ia2", "--help"], capture_output=True, text=True, check=True)
+    assert all(name in help_text.stdout for name in ("demo", "train", "evaluate", "predict"))

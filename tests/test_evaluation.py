@@ -1,0 +1,179 @@
+"""Scoring against naive scoring: one row, unpadded, no cache."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import GENERATED, LABELS, example_rows, reasoned_rows
+from torch.nn.functional import cosine_similarity
+
+from ia2.adapters import loaded_adapters, new_adapter, save_adapter
+from ia2.capture import read
+from ia2.errors import IA2Error
+from ia2.evaluation import Prediction, Variant, answer, difference, evaluate, generate, label_logps, summarise
+from ia2.metrics import ece
+from ia2.models import LanguageModel
+from ia2.prompt import build_prompt
+from ia2.task import Task
+
+ROWS = example_rows(6)
+ICL = Variant("icl", demos=tuple(example_rows(9)[6:]))
+
+
+@torch.no_grad()
+def naive_label_logp(lm: LanguageModel, ids: list[int], label: list[int]) -> float:
+    total = 0.0
+    for token in label:
+        total += lm.base(torch.tensor([ids])).logits[0, -1].double().log_softmax(-1)[token].item()
+        ids = [*ids, token]
+    return total
+
+
+@pytest.mark.parametrize("labels", [("0", "1"), ("apple 0", "apple 1 Friday", "banana")])
+def test_label_scores_are_the_sum_over_all_tokens_of_each_label(any_lm: LanguageModel, labels: tuple[str, ...]) -> None:
+    prompts = [build_prompt(LABELS, ICL.demos, row.query) for row in ROWS]
+    scores = label_logps(any_lm, labels, prompts)
+    for i, prompt in enumerate(prompts):
+        ids = list(any_lm.encoder.encode(prompt).ids)
+        for c, label in enumerate(labels):
+            assert scores[i, c].item() == pytest.approx(
+                naive_label_logp(any_lm, ids, any_lm.encoder.piece(label)), abs=2e-4
+            )
+
+
+def test_labels_that_tokenise_alike_are_an_error(lm: LanguageModel) -> None:
+    with pytest.raises(IA2Error, match="not told apart"):
+        label_logps(lm, ("unknownword", "anotherone"), [build_prompt(LABELS, (), "Text:soup\nLabel:")])
+
+
+@torch.no_grad()
+def naive_generate(lm: LanguageModel, ids: list[int], n: int) -> list[int]:
+    new: list[int] = []
+    while len(new) < n:
+        new.append(int(lm.base(torch.tensor([ids + new])).logits[0, -1].argmax()))
+        if "\n\n" in lm.encoder.tokenizer.decode(new) or new[-1] == lm.encoder.tokenizer.eos_token_id:
+            break
+    return new
+
+
+def test_batched_generation_equals_one_row_at_a_time_without_cache(any_lm: LanguageModel) -> None:
+    rows = [any_lm.encoder.encode(build_prompt(GENERATED, (), row.query)) for row in ROWS]
+    together = generate(any_lm, rows, GENERATED)
+    assert together == [naive_generate(any_lm, list(row.ids), 8) for row in rows]
+
+
+def test_generated_answers_carry_the_mean_probability_of_their_tokens(lm: LanguageModel) -> None:
+    given = answer(lm, GENERATED, [ROWS[0].query], Variant("zero-shot"))[0]
+    ids = list(lm.encoder.encode(build_prompt(GENERATED, (), ROWS[0].query)).ids)
+    p = []
+    for token in naive_generate(lm, ids, 8):
+        p.append(lm.base(torch.tensor([ids])).logits[0, -1].softmax(-1)[token].item())
+        ids.append(token)
+    assert given.confidence == pytest.approx(sum(p) / len(p), rel=1e-4)
+
+
+def test_predictions_of_a_label_task(lm: LanguageModel) -> None:
+    found = evaluate(lm, LABELS, ROWS, [Variant("zero-shot"), ICL], ICL)
+    assert [p.variant for p in found] == ["zero-shot"] * 6 + ["icl"] * 6
+    for p in found:
+        assert p.p_labels is not None
+        assert sum(p.p_labels.values()) == pytest.approx(1.0)
+        assert p.confidence == pytest.approx(max(p.p_labels.values()))
+        assert p.correct == (max(p.p_labels, key=lambda label: p.p_labels[label]) == p.response)  # type: ignore[index]
+        assert p.nll == pytest.approx(-math.log(p.p_labels[p.response]), rel=1e-5)
+        assert p.brier == pytest.approx(sum((q - (label == p.response)) ** 2 for label, q in p.p_labels.items()))
+    icl_ids = len(lm.encoder.encode(build_prompt(LABELS, ICL.demos, ROWS[0].query)).ids)
+    assert found[6].n_tokens == icl_ids > 2 * found[0].n_tokens
+
+
+def test_similarity_is_to_icl_on_the_same_gold_tokens(lm: LanguageModel) -> None:
+    task = replace(GENERATED, max_new_tokens=2)
+    rows = reasoned_rows(3)
+    found = evaluate(lm, task, rows, [Variant("zero-shot"), ICL], ICL)
+    assert all(s == pytest.approx(1.0, abs=1e-5) for p in found[3:] for s in p.similarity)
+    for row, p in zip(rows, found[:3], strict=True):
+        acts = []
+        for demos in ((), ICL.demos):
+            batch = lm.encoder.collate([lm.encoder.encode(build_prompt(task, demos, row.query, row.label))])
+            acts.append(read(lm.base, lm.anatomy, batch, ("attn_out",))["attn_out"])
+        by_hand = [
+            sum(cosine_similarity(acts[0][r, layer], acts[1][r, layer], dim=0).item() for r in range(len(acts[0])))
+            / len(acts[0])
+            for layer in range(3)
+        ]
+        assert p.similarity == pytest.approx(by_hand, abs=1e-4)
+        assert max(p.similarity) < 0.999
+
+
+def test_ties_count_as_wrong(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ia2.evaluation.label_logps", lambda lm, labels, prompts: torch.zeros(len(prompts), 2))
+    found = evaluate(lm, LABELS, ROWS, [Variant("zero-shot")], ICL)
+    assert not any(p.correct or p.answer for p in found)
+    assert all(p.confidence == pytest.approx(0.5) for p in found)
+
+
+def test_unparsable_answers_count_as_wrong(lm: LanguageModel) -> None:
+    found = evaluate(lm, GENERATED, reasoned_rows(4), [Variant("zero-shot")], ICL)
+    assert len(found) == 4
+    assert not any(p.correct for p in found)
+
+
+def test_adapters_are_switched(lm: LanguageModel, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        with new_adapter(lm, r=4, lora_alpha=64, seed=seed) as model:
+            torch.manual_seed(seed)
+            for name, parameter in model.named_parameters():
+                if "lora_B" in name:
+                    torch.nn.init.normal_(parameter)
+            save_adapter(model, tmp_path / str(seed), {})
+    adapters = {"one": tmp_path / "0", "two": tmp_path / "1"}
+    base = Variant("base")
+    alone = {}
+    for name, folder in adapters.items():
+        with loaded_adapters(lm, {name: folder}):
+            alone[name] = evaluate(lm, LABELS, ROWS, [Variant(name, adapter=name)], base)
+    with loaded_adapters(lm, adapters):
+        together = evaluate(
+            lm, LABELS, ROWS, [Variant("one", adapter="one"), base, Variant("two", adapter="two")], base
+        )
+    numbers = [[p.nll for p in rows] for rows in (together[:6], together[6:12], together[12:])]
+    assert numbers[0] == [p.nll for p in alone["one"]]
+    assert numbers[2] == [p.nll for p in alone["two"]]
+    assert numbers[1] == [p.nll for p in evaluate(lm, LABELS, ROWS, [base], base)]
+    assert numbers[0] != numbers[1] != numbers[2] != numbers[0]
+
+
+def test_an_unknown_test_label_is_an_error(lm: LanguageModel) -> None:
+    with pytest.raises(IA2Error, match="label '1' is not among the training labels: 0, 2"):
+        evaluate(lm, Task(("0", "2")), ROWS, [ICL], ICL)
+
+
+def predictions(hits: list[int], confidence: float) -> list[Prediction]:
+    row = {"answer": "", "greedy_correct": True, "p_labels": None, "similarity": [1.0], "n_tokens": 1, "seconds": 1.0}
+    return [
+        Prediction("v", str(i), "", correct=bool(hit), confidence=confidence, nll=1.0, brier=0.5, **row)  # type: ignore[arg-type]
+        for i, hit in enumerate(hits)
+    ]
+
+
+def test_summary_and_paired_difference() -> None:
+    a, b = predictions([1] * 80 + [0] * 20, 0.8), predictions([1] * 60 + [0] * 40, 0.9)
+    summary = summarise(a)
+    assert summary["accuracy"]["value"] == pytest.approx(0.8)
+    assert summary["ece"]["value"] == pytest.approx(0.0, abs=1e-9)
+    gap = difference(a, b)
+    assert gap["accuracy"]["value"] == pytest.approx(0.2)
+    assert 0.1 < gap["accuracy"]["low"] < 0.2 < gap["accuracy"]["high"] < 0.3
+    assert gap["ece"]["value"] == pytest.approx(
+        float(ece(*arrays(a))) - float(ece(*arrays(b)))
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="same rows"):
+        difference(a, b[:-1])
+
+
+def arrays(rows: list[Prediction]):  # type: ignore[no-untyped-def]
+    import numpy as np
+
+    return np.array([p.confidence for p in rows]), np.array([float(p.correct) for p in rows])

@@ -1,0 +1,172 @@
+"""The whole path on a random model: its numbers mean nothing, its files and repeatability do."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import example_rows, reasoned_rows
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+import ia2.run
+from ia2.config import make_config
+from ia2.data import Example
+from ia2.errors import IA2Error
+from ia2.evaluation import Variant
+from ia2.files import read_jsonl
+from ia2.models import load_model
+from ia2.run import Data, Run
+
+DATA = Data(tuple(example_rows(6)), tuple(example_rows(9)[6:]))
+FAST = {"num_train_epochs": 2, "learning_rate": (1e-3, 1e-2), "r": 4}
+
+
+def make_run(folder: Path, model: str, data: Data = DATA, **options: Any) -> Run:
+    return Run.create(folder, make_config({"model": model, **FAST, **options}), data)
+
+
+def adapter_bytes(run: Run) -> dict[str, bytes]:
+    return {name: (folder / "adapter_model.safetensors").read_bytes() for name, folder in run.adapters.items()}
+
+
+def test_from_examples_to_report(model_folder: str, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", model_folder)
+    adapters = run.train()
+    assert list(adapters) == ["ia2", "ia2-sft"]
+    metrics = run.evaluate(example_rows(8))
+    names = {path.relative_to(run.folder).as_posix() for path in run.folder.iterdir()}
+    files = "config.yaml environment.json examples.jsonl targets adapters predictions.jsonl metrics.json report.html"
+    assert names == set(files.split())
+    assert list(metrics["methods"]) == ["zero-shot", "icl", "ia2", "ia2-sft"]
+    assert json.loads((run.folder / "metrics.json").read_text()) == metrics
+    for method in metrics["methods"].values():
+        for name in ("accuracy", "ece", "nll", "brier", "similarity"):
+            assert method[name]["low"] <= method[name]["value"] + 1e-9
+            assert method[name]["value"] <= method[name]["high"] + 1e-9
+    assert len((run.folder / "predictions.jsonl").read_text().splitlines()) == 4 * 8
+    reopened = Run.open(run.folder)
+    assert reopened.config == run.config
+    assert list(reopened._rows()) == list(run._rows())
+    answers = reopened.predict([row.query for row in example_rows(8)])
+    rows = read_jsonl(run.folder / "predictions.jsonl")
+    assert [a.text for a in answers] == [r["answer"] for r in rows if r["variant"] == "ia2-sft"]
+
+
+def test_the_adapter_is_a_plain_peft_folder(model_folder: str, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", model_folder)
+    run.train()
+    base = AutoModelForCausalLM.from_pretrained(model_folder)
+    plain = PeftModel.from_pretrained(base, str(run.adapters["ia2-sft"]))
+    lm = load_model(model_folder, device="cpu")
+    query = lm.encoder.encode(ia2.build_prompt(run.task(), (), DATA.dev[0].query))
+    logits = plain(torch.tensor([query.ids])).logits[0, -1]
+    p = logits.softmax(-1)[[lm.encoder.piece(label)[0] for label in ("0", "1")]]
+    answer = run.predict([DATA.dev[0].query], lm)[0]
+    assert answer.p_labels is not None
+    assert list(answer.p_labels.values()) == pytest.approx((p / p.sum()).tolist(), abs=1e-5)
+
+
+def test_the_same_command_again_continues_and_ends_with_the_same_bytes(model_folder: str, tmp_path: Path) -> None:
+    whole = make_run(tmp_path / "whole", model_folder)
+    whole.train()
+    parts = make_run(tmp_path / "parts", model_folder)
+    parts.train()
+    shutil.rmtree(parts.adapters["ia2-sft"])
+    primed = (parts.adapters["ia2"] / "training.json").stat().st_mtime_ns
+    make_run(tmp_path / "parts", model_folder).train()
+    assert (parts.adapters["ia2"] / "training.json").stat().st_mtime_ns == primed
+    assert adapter_bytes(parts) == adapter_bytes(whole)
+    assert adapter_bytes(whole)["ia2"] != adapter_bytes(whole)["ia2-sft"]
+
+
+def test_what_is_half_written_is_not_taken_as_whole(
+    model_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path / "run", model_folder)
+    monkeypatch.setattr("ia2.adapters.write_json", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        run.train()
+    assert not list((run.folder / "adapters").iterdir())
+
+
+@pytest.mark.parametrize("method", ["sft", "soft", "ia2", "ia2-sft"])
+@pytest.mark.parametrize("loss", ["nmse", "mse"])
+def test_every_method_runs_and_changes_the_model(model_folder: str, tmp_path: Path, method: str, loss: str) -> None:
+    run = make_run(tmp_path / "run", model_folder, method=method, loss=loss, num_train_epochs=4)
+    assert list(run.train())[-1] == method
+    for folder in run.adapters.values():
+        record = json.loads((folder / "training.json").read_text())
+        assert record["n_steps"] > 0
+        assert record["loss"] < record["trainings"][0]["log"][0]["eval_loss"]
+
+
+def test_the_learning_rate_is_chosen_by_development_loss(model_folder: str, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", model_folder, method="sft", learning_rate=(1e-5, 1e-2, 1e-4))
+    run.train()
+    record = json.loads((run.adapters["sft"] / "training.json").read_text())
+    losses = {t["learning_rate"]: t["loss"] for t in record["trainings"]}
+    assert list(losses) == [1e-5, 1e-2, 1e-4]
+    assert record["learning_rate"] == min(losses, key=lambda rate: losses[rate]) == 1e-2
+    best = make_run(tmp_path / "best", model_folder, method="sft", learning_rate=(1e-2,))
+    best.train()
+    assert adapter_bytes(best) == adapter_bytes(run)
+
+
+def test_unlabelled_queries_are_primed_on_but_not_fine_tuned_on(model_folder: str, tmp_path: Path) -> None:
+    extra = tuple(Example(f"Text:{word}\nLabel:") for word in ("soup soup", "city city", "winter soup"))
+    run = make_run(tmp_path / "run", model_folder, Data(DATA.train, DATA.dev, extra))
+    run.train()
+    n_rows = {n: json.loads((f / "training.json").read_text())["n_rows"] for n, f in run.adapters.items()}
+    assert n_rows == {"ia2": 6 + 3, "ia2-sft": 6}
+    lm = load_model(model_folder, device="cpu")
+    answers = ia2.run.answer(lm, run.task(), [e.query for e in extra], run.variants()[1])
+    kept = read_jsonl(run.folder / "answered.jsonl")
+    assert kept == [{"query": e.query, "response": a.text} for e, a in zip(extra, answers, strict=True)]
+    without = make_run(tmp_path / "without", model_folder)
+    without.train()
+    assert adapter_bytes(run)["ia2"] != adapter_bytes(without)["ia2"]
+
+
+def test_generated_answers_end_to_end(model_folder: str, tmp_path: Path) -> None:
+    data = Data(tuple(reasoned_rows(6)), tuple(reasoned_rows(8)[6:]))
+    run = make_run(tmp_path / "run", model_folder, data, labels="none", max_new_tokens=6)
+    run.train()
+    metrics = run.evaluate(reasoned_rows(3))
+    assert metrics["methods"]["icl"]["n"] == 3
+    assert run.predict([data.dev[0].query])[0].p_labels is None
+
+
+def test_without_development_rows(model_folder: str, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", model_folder, Data(DATA.train[:2]), learning_rate=(1e-4, 1e-3, 1e-2))
+    run.train()
+    record = json.loads((run.adapters["ia2"] / "training.json").read_text())
+    assert record["learning_rate"] == 1e-3
+    assert record["loss"] is None
+
+
+def test_icl_is_shown_all_training_rows_in_random_order(model_folder: str, tmp_path: Path) -> None:
+    variants = make_run(tmp_path / "run", model_folder).variants()
+    assert variants[0] == Variant("zero-shot")
+    assert sorted(variants[1].demos, key=repr) == sorted(DATA.train, key=repr)
+
+
+def test_another_configuration_or_other_rows_are_refused(model_folder: str, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", model_folder, method="sft")
+    run.train()
+    with pytest.raises(IA2Error, match="a run with seed 0, now 1: choose another output folder"):
+        make_run(tmp_path / "run", model_folder, method="sft", seed=1)
+    with pytest.raises(IA2Error, match="a run on other rows"):
+        make_run(tmp_path / "run", model_folder, Data(DATA.train[1:], DATA.dev), method="sft")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "precious.txt").write_text("mine")
+    with pytest.raises(IA2Error, match="is not a run"):
+        make_run(tmp_path / "other", model_folder)
+    assert (tmp_path / "other" / "precious.txt").read_text() == "mine"
+    with pytest.raises(IA2Error, match="expected at least 2"):
+        Data(DATA.train[:1])
+    shutil.rmtree(run.adapters["sft"])
+    with pytest.raises(IA2Error, match="sft is not trained yet"):
+        Run.open(tmp_path / "run").evaluate(example_rows(2))

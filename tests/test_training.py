@@ -1,0 +1,138 @@
+"""The trainer: what changes nothing, what is restored, what is repeated bit for bit."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import GENERATED, LABELS, example_rows, reasoned_rows
+from torch import Tensor
+
+from ia2.adapters import new_adapter
+from ia2.capture import read
+from ia2.data import Example
+from ia2.methods import METHODS, PRIME, Stage, Term, stages_of
+from ia2.models import LanguageModel
+from ia2.prompt import build_prompt
+from ia2.targets import collect, teacher_prompts
+from ia2.task import Task
+from ia2.training import Rows, TrainingResult, TrainingSettings, collate, train_stage, trainable_copy
+
+SETTINGS = TrainingSettings(1e-2, num_train_epochs=3, seed=1)
+
+
+def rows_of(lm: LanguageModel, task: Task, examples: list[Example], demos: list[Example]) -> Rows:
+    prompts = teacher_prompts(task, demos, examples, np.random.default_rng(0))
+    bare = [lm.encoder.encode(build_prompt(task, (), e.query, e.label)) for e in examples]
+    return Rows(bare, collect(lm, prompts, ("attn_out", "logits")))
+
+
+def fit(
+    lm: LanguageModel, stage: Stage, train: Rows, dev: Rows | None, settings: TrainingSettings
+) -> tuple[TrainingResult, dict[str, Tensor]]:
+    with new_adapter(lm, r=4, lora_alpha=4, seed=0) as model:
+        return train_stage(lm, stage, train, dev, settings, "test"), trainable_copy(model)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_stage_learns(any_lm: LanguageModel, name: str) -> None:
+    stage = list(stages_of(name, "nmse").values())[-1]
+    rows = rows_of(any_lm, LABELS, example_rows(6), example_rows(6))
+    result, _ = fit(any_lm, stage, rows, rows, replace(SETTINGS, num_train_epochs=10))
+    losses = [entry["eval_loss"] for entry in result.log if "eval_loss" in entry]
+    assert result.loss is not None
+    assert result.loss < 0.9 * losses[0]
+
+
+@pytest.mark.parametrize("stage", [PRIME, Stage((Term("logits", "ce"),))])
+def test_gradient_accumulation_changes_nothing_nor_drops_the_last_window(lm: LanguageModel, stage: Stage) -> None:
+    rows = rows_of(lm, GENERATED, reasoned_rows(6), reasoned_rows(6))  # 6 rows: a window of 4, and one of 2
+    settings = replace(SETTINGS, num_train_epochs=1)
+    _, whole = fit(lm, stage, rows, None, settings)
+    split = replace(settings, per_device_train_batch_size=1, gradient_accumulation_steps=4)
+    result, parts = fit(lm, stage, rows, None, split)
+    assert result.n_steps == 2
+    for name, weight in whole.items():
+        torch.testing.assert_close(parts[name], weight, rtol=1e-3, atol=1e-5)
+
+
+def test_the_loss_is_a_mean_over_tokens_not_over_rows(lm: LanguageModel) -> None:
+    rows = rows_of(lm, GENERATED, reasoned_rows(3), [])  # 3 responses of different lengths
+    stage = Stage((Term("logits", "ce"),))
+    result, _ = fit(lm, stage, rows, rows, replace(SETTINGS, num_train_epochs=1))
+    first = next(entry["eval_loss"] for entry in result.log if "eval_loss" in entry)
+    nll: list[float] = []
+    sizes: list[int] = []
+    for tokens, _ in rows.items:
+        logp = lm.base(torch.tensor([tokens.ids])).logits[0].log_softmax(-1)
+        start = len(tokens.ids) - tokens.n_response
+        nll += [-logp[t - 1, tokens.ids[t]].item() for t in range(start, len(tokens.ids))]
+        sizes.append(tokens.n_response)
+    assert first == pytest.approx(sum(nll) / len(nll), rel=1e-5)
+    ends = np.cumsum(sizes)
+    per_row = [float(np.mean(nll[end - size : end])) for end, size in zip(ends, sizes, strict=True)]
+    assert abs(float(np.mean(per_row)) - first) > 1e-3  # the published mean would show
+
+
+def test_the_best_weights_are_copied_and_restored(lm: LanguageModel) -> None:
+    rows, other = example_rows(4), [replace(e, response=str(1 - int(e.label))) for e in example_rows(4)]
+    train, dev = rows_of(lm, LABELS, rows, []), rows_of(lm, LABELS, other, [])
+    # Development rows contradict training rows: their loss falls while the labels are learnt, then rises.
+    settings = replace(SETTINGS, num_train_epochs=30, eval_steps=1, early_stopping_patience=10)
+    stage = Stage((Term("logits", "ce"),))
+    result, restored = fit(lm, stage, train, dev, settings)
+    losses = [entry["eval_loss"] for entry in result.log if "eval_loss" in entry]
+    assert 0 < result.n_steps < len(losses) - 2
+    assert losses[-2] > 1.1 * min(losses)
+    assert result.loss == min(losses)
+    _, stopped_there = fit(lm, stage, train, None, replace(settings, num_train_epochs=result.n_steps))
+    assert all(torch.equal(restored[name], stopped_there[name]) for name in restored)
+
+
+def test_patience_stops(lm: LanguageModel) -> None:
+    rows = rows_of(lm, LABELS, example_rows(4), [])
+    other = rows_of(lm, LABELS, [replace(e, response=str(1 - int(e.label))) for e in example_rows(4)], [])
+    settings = replace(SETTINGS, num_train_epochs=50, eval_steps=2, early_stopping_patience=3)
+    result, _ = fit(lm, Stage((Term("logits", "ce"),)), rows, other, settings)
+    assert max(entry["step"] for entry in result.log) == result.n_steps + 2 * 3
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(lm: LanguageModel) -> None:
+    rows = rows_of(lm, LABELS, example_rows(6), example_rows(6))
+    (_, one), (_, two) = (fit(lm, PRIME, rows, rows, SETTINGS) for _ in range(2))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    _, three = fit(lm, PRIME, rows, rows, replace(SETTINGS, seed=2))
+    assert not all(torch.equal(one[name], three[name]) for name in one)
+
+
+def test_without_demos_teacher_and_student_agree(any_lm: LanguageModel) -> None:
+    rows = rows_of(any_lm, GENERATED, reasoned_rows(4), [])
+    result, _ = fit(any_lm, PRIME, rows, rows, replace(SETTINGS, num_train_epochs=1))
+    assert next(entry["eval_loss"] for entry in result.log if "eval_loss" in entry) < 1e-8
+    with_demos = rows_of(any_lm, GENERATED, reasoned_rows(4), reasoned_rows(4))
+    result, _ = fit(any_lm, PRIME, with_demos, with_demos, replace(SETTINGS, num_train_epochs=1))
+    assert next(entry["eval_loss"] for entry in result.log if "eval_loss" in entry) > 1e-3
+
+
+def test_a_disabled_adapter_is_the_base_bit_for_bit(any_lm: LanguageModel) -> None:
+    rows = rows_of(any_lm, LABELS, example_rows(4), example_rows(4))
+    batch = any_lm.encoder.collate([tokens for tokens, _ in rows.items])
+    base = read(any_lm.base, any_lm.anatomy, batch, ("attn_out", "logits"))
+    with new_adapter(any_lm, r=4, lora_alpha=4, seed=0) as model:
+        train_stage(any_lm, PRIME, rows, rows, SETTINGS, "test")
+        adapted = read(model, any_lm.anatomy, batch, ("attn_out", "logits"))
+        with model.disable_adapter():
+            off = read(model, any_lm.anatomy, batch, ("attn_out", "logits"))
+    gone = read(any_lm.base, any_lm.anatomy, batch, ("attn_out", "logits"))
+    for site in base:
+        assert torch.equal(base[site], off[site])
+        assert torch.equal(base[site], gone[site])
+        assert not torch.equal(base[site], adapted[site])
+
+
+def test_collated_targets_follow_their_rows(lm: LanguageModel) -> None:
+    rows = rows_of(lm, GENERATED, reasoned_rows(3), reasoned_rows(3))
+    batch = collate(lm.encoder, [rows[2], rows[0]], ["attn_out"])
+    expected = torch.cat([rows[2][1]["attn_out"], rows[0][1]["attn_out"]])
+    assert torch.equal(batch["targets"]["attn_out"], expected)
+    assert list(batch["targets"]) == ["attn_out"]
