@@ -1,0 +1,42 @@
+"""Data moves one way: a module imports only modules to the left of it."""
+
+import ast
+from pathlib import Path
+
+import ia2
+
+ORDER = (
+    "errors files progress world data task prompt models capture losses methods adapters targets training config "
+    "metrics evaluation report results run demo cli __main__"
+).split()
+SOURCE = Path(ia2.__file__).parent
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Modules of the package that a file imports anywhere in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module == "ia2":
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ia2."):
+            found.add((node.module or "").split(".")[1])
+    return found
+
+
+def test_modules_import_only_what_is_left_of_them() -> None:
+    modules = {path.stem: path for path in SOURCE.glob("*.py") if path.stem != "__init__"}
+    assert set(modules) | {"world"} == set(ORDER)
+    for name, path in modules.items():
+        later = imported_modules(path) & set(ORDER[ORDER.index(name) :])
+        assert not later, f"{name} imports {later}, which stands to the right of it"
+
+
+def test_the_embedded_world_imports_nothing_else_of_the_package() -> None:
+    for path in (SOURCE / "world").glob("*.py"):
+        assert imported_modules(path) <= {"world"}
+
+
+def test_the_public_names_exist_and_are_the_declared_ones() -> None:
+    assert sorted(ia2._HOMES) == list(ia2.__all__)
+    for name in ia2.__all__:
+        assert getattr(ia2, name).__module__ == f"ia2.{ia2._HOMES[name]}"
