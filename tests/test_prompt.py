@@ -6,7 +6,7 @@ from ia2.data import Example
 from ia2.errors import IA2Error
 from ia2.models import LanguageModel
 from ia2.prompt import Encoder, Prompt, build_prompt
-from ia2.task import infer_task
+from ia2.task import infer_labels
 from ia2.world.tokenizer import build_tokenizer
 
 
@@ -57,6 +57,6 @@ def test_a_response_without_tokens_is_an_error() -> None:
 
 
 def test_labels_are_inferred_from_the_rows() -> None:
-    assert infer_task(example_rows(4)).labels == ("0", "1")
-    assert infer_task([Example("q", str(i)) for i in range(30)]).labels is None
-    assert infer_task([Example("q", str(i % 20)) for i in range(40)]).labels is not None
+    assert infer_labels(example_rows(4)) == ("0", "1")
+    assert infer_labels([Example("q", str(i)) for i in range(30)]) is None
+    assert infer_labels([Example("q", str(i % 20)) for i in range(40)]) is not None

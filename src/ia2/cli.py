@@ -61,6 +61,7 @@ def train(
     """Train an adapter on your examples: record what the model does with them in its prompt, align, fine-tune."""
     from ia2.config import make_config, read_config
     from ia2.data import read_examples
+    from ia2.progress import say
     from ia2.run import Data, Run
 
     given = {
@@ -85,6 +86,8 @@ def train(
     tests = read_examples(test) if test else []
     split = Data.split(rows, checked.seed, extra) if dev is None else Data(rows, read_examples(dev), extra)
     run = Run.create(output, checked, split)
+    found = run.task().labels
+    say("answers are generated text (--labels a,b,... if not)" if found is None else f"labels: {', '.join(found)}")
     run.train()
     typer.echo(f"adapter: {run.adapters[checked.method]}")
     if tests:

@@ -84,7 +84,7 @@ class Cell:
 def run_demo(folder: Path, model: str) -> dict[str, Any]:
     """Run every cell that is not done yet, then write metrics, predictions and report, and print a table."""
     choose("embedded model", model, world.MODELS)
-    cells = [Cell(world.TASKS[task], seed, folder / model / f"{task}-{seed}") for task in TASKS for seed in SEEDS]
+    cells = [Cell(world.TASKS[task], seed, folder / "cells" / f"{task}-{seed}") for task in TASKS for seed in SEEDS]
     lm = load_model(model)
     say(f"model '{model}', {len(TASKS)} tasks x {len(SEEDS)} seeds, {N_TRAIN} examples each; one of its prompts:\n")
     say(_picture(cells[0]))

@@ -21,7 +21,7 @@ from ia2.progress import step
 from ia2.prompt import Prompt, Tokens, build_prompt
 from ia2.task import Task
 
-ROWS_PER_CHUNK = 256
+CHUNK = {True: 256, False: 8}  # rows whose activations are held at a time, with label answers and with generated ones
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,9 @@ def evaluate(
         raise IA2Error(f"label {min(unknown)!r} is not among the training labels: {', '.join(task.labels)}")
     found: dict[str, list[Prediction]] = {variant.name: [] for variant in variants}
     with step("evaluate", len(examples) * len(variants)) as advance:
-        for start in range(0, len(examples), ROWS_PER_CHUNK):
-            chunk = examples[start : start + ROWS_PER_CHUNK]
+        size = CHUNK[bool(task.labels)]
+        for start in range(0, len(examples), size):
+            chunk = examples[start : start + size]
             teacher = _gold(lm, task, chunk, reference).acts
             for variant in variants:
                 found[variant.name] += _predict_chunk(lm, task, chunk, variant, teacher)
@@ -98,7 +99,9 @@ def _predict_chunk(
     lm: LanguageModel, task: Task, chunk: Sequence[Example], variant: Variant, teacher: list[Tensor]
 ) -> list[Prediction]:
     gold = _gold(lm, task, chunk, variant)
-    similarity = [F.cosine_similarity(a, b, dim=-1).mean(0) for a, b in zip(gold.acts, teacher, strict=True)]
+    similarity = [
+        F.cosine_similarity(a.float(), b.float(), dim=-1).mean(0) for a, b in zip(gold.acts, teacher, strict=True)
+    ]
     start = time.perf_counter()
     answers = answer(lm, task, [e.query for e in chunk], variant)
     seconds = (time.perf_counter() - start) / len(chunk)
@@ -152,9 +155,7 @@ def _gold(lm: LanguageModel, task: Task, examples: Sequence[Example], variant: V
             logp_P = logp_PV.gather(1, batch.response_ids[:, None])[:, 0]
             others_PV = logp_PV.scatter(1, batch.response_ids[:, None], -torch.inf)
             best_P = logp_P > others_PV.max(-1).values
-            pieces = zip(
-                chosen, values["attn_out"].float().split(sizes), logp_P.split(sizes), best_P.split(sizes), strict=True
-            )
+            pieces = zip(chosen, values["attn_out"].split(sizes), logp_P.split(sizes), best_P.split(sizes), strict=True)
             for i, acts_RLD, logp_R, best_R in pieces:
                 acts[i], nll[i], greedy[i] = acts_RLD, -logp_R.mean().item(), bool(best_R.all())
     return _Gold(acts, nll, greedy)

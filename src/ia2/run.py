@@ -10,7 +10,7 @@ import platform
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,15 +26,15 @@ from ia2.config import RunConfig, make_config
 from ia2.data import Example, hold_out
 from ia2.errors import IA2Error
 from ia2.evaluation import Answer, Variant, answer, difference, evaluate, summarise
-from ia2.files import read_jsonl, write_json, write_jsonl, write_text, written_aside
+from ia2.files import read_json, read_jsonl, write_json, write_jsonl, write_text, written_aside
 from ia2.methods import Stage, stages_of
 from ia2.models import LanguageModel, load_model
 from ia2.progress import say
 from ia2.prompt import build_prompt
 from ia2.results import write_results
 from ia2.targets import Targets, collect, teacher_prompts
-from ia2.task import Task, infer_task
-from ia2.training import Rows, TrainingResult, restore, train_stage, trainable_copy
+from ia2.task import Task, infer_labels
+from ia2.training import Rows, train_best
 
 
 @dataclass(frozen=True)
@@ -131,10 +131,10 @@ class Run:
 
     def task(self) -> Task:
         """Labels as configured, or as the rows suggest."""
-        n = self.config.max_new_tokens
-        if self.config.labels == "auto":
-            return replace(infer_task([*self.data.train, *self.data.dev]), max_new_tokens=n)
-        return Task(None if self.config.labels == "none" else self.config.labels, max_new_tokens=n)
+        given = self.config.labels
+        inferred = infer_labels([*self.data.train, *self.data.dev]) if given == "auto" else None
+        labels = given if isinstance(given, tuple) else inferred
+        return Task(labels, max_new_tokens=self.config.max_new_tokens)
 
     def train(self, lm: LanguageModel | None = None, targets: Path | None = None) -> dict[str, Path]:
         """Collect, then train every stage that is not there yet. Returns the adapter folders."""
@@ -171,30 +171,26 @@ class Run:
         if not dev:
             rates = (sorted(rates)[len(rates) // 2],)
             say(f"{name}: without development rows, no early stopping; learning rate {rates[0]:g}")
-        start = time.perf_counter()
         with new_adapter(lm, self.config.r, self.config.lora_alpha, self.config.seed) as model:
             if previous:
                 set_peft_model_state_dict(model, load_file(previous / "adapter_model.safetensors"))
-            initial = trainable_copy(model)
-            results: dict[float, TrainingResult] = {}
-            best, kept = rates[0], initial
-            for rate in rates:
-                restore(model, initial)
-                settings = self.config.settings(rate, len(train))
-                results[rate] = train_stage(lm, stage, train, dev, settings, f"{name}, learning rate {rate:g}")
-                if rate == rates[0] or (results[rate].loss or 0.0) < (results[best].loss or 0.0):
-                    best, kept = rate, trainable_copy(model)
-            restore(model, kept)
+            settings = [self.config.settings(rate, len(train)) for rate in rates]
             record = {
-                "learning_rate": best,
-                "loss": results[best].loss,
-                "n_steps": results[best].n_steps,
+                **train_best(lm, stage, train, dev, settings, name),
                 "n_rows": len(train),
                 "n_trainable": n_trainable(model),
-                "seconds": time.perf_counter() - start,
-                "trainings": [{"learning_rate": rate, **asdict(result)} for rate, result in results.items()],
+                "collect_seconds": prepared.seconds,
             }
             save_adapter(model, self.adapters[name], record)
+
+    def training_seconds(self) -> dict[str, float]:
+        """Wall time that each adapter took, its earlier stages and collecting included."""
+        records = {name: read_json(folder / "training.json") for name, folder in self.adapters.items()}
+        totals, total = {}, max(record["collect_seconds"] for record in records.values())
+        for name, record in records.items():
+            total += record["seconds"]
+            totals[name] = total
+        return totals
 
     def variants(self) -> list[Variant]:
         """Zero-shot, ICL with the training rows, and each trained adapter."""
@@ -211,13 +207,15 @@ class Run:
             predictions = evaluate(lm, self.task(), test, variants, reference=variants[1])
         by_name = {v.name: [p for p in predictions if p.variant == v.name] for v in variants}
         result, base = by_name[self.config.method], {name: by_name[name] for name in ("zero-shot", "icl")}
-        metrics = {
+        metrics: dict[str, Any] = {
             "model": self.config.model,
             "n_train": len(self.data.train),
             "n_test": len(test),
             "methods": {name: summarise(rows) for name, rows in by_name.items()},
             "differences": {f"{self.config.method} - {name}": difference(result, rows) for name, rows in base.items()},
         }
+        for name, seconds in self.training_seconds().items():
+            metrics["methods"][name]["training_seconds"] = seconds
         write_results(self.folder, metrics, [asdict(p) for p in predictions])
         return metrics
 
@@ -240,9 +238,11 @@ class _Prepared:
     train: Rows
     unlabelled: Rows
     dev: Rows
+    seconds: float
 
     @staticmethod
     def of(run: Run, lm: LanguageModel, folder: Path) -> "_Prepared":
+        start = time.perf_counter()
         task, data, seed = run.task(), run.data, run.config.seed
         sites = frozenset[Any]().union(*(stage.teacher_sites for stage in run.stages.values()))
         answered = _answered(run, lm, task) if sites and data.unlabelled else []
@@ -253,7 +253,8 @@ class _Prepared:
             bare = [build_prompt(task, (), e.query, e.label) for e in examples]
             return Rows([lm.encoder.encode(prompt) for prompt in bare], targets)
 
-        return _Prepared(rows_of(0, data.train), rows_of(1, answered), rows_of(2, data.dev))
+        parts = rows_of(0, data.train), rows_of(1, answered), rows_of(2, data.dev)
+        return _Prepared(*parts, seconds=time.perf_counter() - start)
 
     def rows(self, stage: Stage) -> tuple[Rows, Rows | None]:
         """Training and development rows of a stage: unlabelled ones only where it learns from the teacher alone."""

@@ -36,11 +36,11 @@ class Task:
         return found is not None and found == wanted
 
 
-def infer_task(examples: Iterable[Example]) -> Task:
-    """A label task if there are at most 20 distinct responses and at most half as many as rows; else generated."""
+def infer_labels(examples: Iterable[Example]) -> tuple[str, ...] | None:
+    """The distinct responses if there are at most 20 of them and at most half as many as rows; else None."""
     responses = [example.label for example in examples]
-    labels = sorted(set(responses))
-    return Task(tuple(labels) if len(labels) <= min(MAX_LABELS, len(responses) // 2) else None)
+    labels = tuple(sorted(set(responses)))
+    return labels if len(labels) <= min(MAX_LABELS, len(responses) // 2) else None
 
 
 def parse_answer(text: str) -> str | Decimal | None:

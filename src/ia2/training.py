@@ -1,8 +1,9 @@
 """One stage of training: a `transformers.Trainer` whose loss is a sum of terms at response positions."""
 
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +222,34 @@ def train_stage(
         return TrainingResult(best.loss, best.step, log)
 
 
+def train_best(
+    lm: LanguageModel, stage: Stage, train: Rows, dev: Rows | None, settings: Sequence[TrainingSettings], name: str
+) -> dict[str, Any]:
+    """Train once with each of several settings, all from the same weights; keep the best by development loss.
+
+    Returns:
+        A record for JSON: the learning rate chosen, its loss and steps, all trainings with their logs, the seconds.
+    """
+    start = time.perf_counter()
+    initial = trainable_copy(lm.model)
+    results: list[TrainingResult] = []
+    weights = []
+    for choice in settings:
+        restore(lm.model, initial)
+        results.append(train_stage(lm, stage, train, dev, choice, f"{name}, learning rate {choice.learning_rate:g}"))
+        weights.append(trainable_copy(lm.model))
+    losses = [result.loss or 0.0 for result in results]
+    best = losses.index(min(losses))
+    restore(lm.model, weights[best])
+    return {
+        "learning_rate": settings[best].learning_rate,
+        "loss": results[best].loss,
+        "n_steps": results[best].n_steps,
+        "seconds": time.perf_counter() - start,
+        "trainings": [asdict(choice) | asdict(result) for choice, result in zip(settings, results, strict=True)],
+    }
+
+
 def _arguments(settings: TrainingSettings, folder: Path, has_dev: bool) -> TrainingArguments:
     """Adam with a constant learning rate, no weight decay, no clipping (paper, settings)."""
     return TrainingArguments(
@@ -237,6 +266,7 @@ def _arguments(settings: TrainingSettings, folder: Path, has_dev: bool) -> Train
         eval_steps=settings.eval_steps,
         eval_on_start=has_dev,
         logging_steps=settings.eval_steps,
+        logging_nan_inf_filter=False,
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,
