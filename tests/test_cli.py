@@ -85,6 +85,25 @@ def test_a_mistake_gets_one_helpful_line_and_exit_code_2(
     assert not Path(files["out"]).exists()
 
 
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["train", "--methd", "sft"], "ia2: No such option: --methd (Possible options: --method"),
+        (["trane"], "ia2: No such command 'trane'. Did you mean 'train'?"),
+        (["train", "--seed", "x"], "ia2: Invalid value for '--seed'"),
+        (["train", "--train", "a.jsonl"], "ia2: Missing option '--output'"),
+        (["demo", "--model", "tinny"], "ia2: unknown embedded model 'tinny': did you mean 'tiny'?"),
+    ],
+)
+def test_a_misspelt_command_or_option(
+    args: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = run_cli(monkeypatch, capsys, *args)
+    assert (code, out) == (2, "")
+    assert err.startswith(message)
+    assert len(err.splitlines()) == 1
+
+
 def test_an_encoder_only_model_is_refused(
     files: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

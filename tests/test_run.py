@@ -47,6 +47,11 @@ def test_from_examples_to_report(model_folder: str, tmp_path: Path) -> None:
             assert method[name]["low"] <= method[name]["value"] + 1e-9
             assert method[name]["value"] <= method[name]["high"] + 1e-9
     assert len((run.folder / "predictions.jsonl").read_text().splitlines()) == 4 * 8
+    before = (run.folder / "metrics.json").stat().st_mtime_ns
+    assert run.evaluate(example_rows(8)) == metrics
+    assert (run.folder / "metrics.json").stat().st_mtime_ns == before
+    assert run.evaluate(example_rows(7))["n_test"] == 7
+    run.evaluate(example_rows(8))
     reopened = Run.open(run.folder)
     assert reopened.config == run.config
     assert list(reopened._rows()) == list(run._rows())

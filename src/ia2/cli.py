@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.exceptions import TyperException
 
 from ia2.errors import IA2Error
 
@@ -157,10 +158,14 @@ def main() -> None:
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
-        app()
+        app(standalone_mode=False)
     except IA2Error as error:
         typer.echo(f"ia2: {error}", err=True)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
+    except TyperException as error:
+        if message := error.format_message():
+            typer.echo(f"ia2: {message}", err=True)
+        raise SystemExit(error.exit_code) from None
+    except (KeyboardInterrupt, typer.Abort):
         typer.echo("ia2: interrupted; the same command again continues where it stopped", err=True)
         raise SystemExit(130) from None

@@ -11,10 +11,10 @@ from ia2.report import display_name, write_report
 
 
 def write_results(folder: Path, metrics: dict[str, Any], predictions: list[dict[str, Any]]) -> None:
-    """Write predictions.jsonl, metrics.json and report.html."""
+    """Write predictions.jsonl and report.html, then metrics.json, which says that all is there."""
     write_jsonl(folder / "predictions.jsonl", predictions)
-    write_json(folder / "metrics.json", metrics)
     write_report(folder / "report.html", metrics, predictions)
+    write_json(folder / "metrics.json", metrics)
 
 
 def print_table(metrics: dict[str, Any]) -> None:

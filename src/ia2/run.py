@@ -6,6 +6,8 @@ adapters/METHOD/                                a plain PEFT folder a stage, and
 predictions.jsonl  metrics.json  report.html    evaluation
 """
 
+import hashlib
+import json
 import platform
 import sys
 import time
@@ -199,15 +201,21 @@ class Run:
         return [Variant("zero-shot"), icl, *(Variant(name, adapter=name) for name in self.adapters)]
 
     def evaluate(self, test: Sequence[Example], lm: LanguageModel | None = None) -> dict[str, Any]:
-        """Evaluate every variant on `test`; write predictions, metrics and report. Returns the metrics."""
+        """Evaluate every variant on `test`, unless that is done; write predictions, metrics and report."""
         self._check_trained()
+        rows = [asdict(example) for example in test]
+        key = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+        path = self.folder / "metrics.json"
+        if path.is_file() and (metrics := read_json(path))["test_sha256"] == key:
+            return dict(metrics)
         lm = lm or load_model(self.config.model)
         variants = self.variants()
         with loaded_adapters(lm, self.adapters):
             predictions = evaluate(lm, self.task(), test, variants, reference=variants[1])
         by_name = {v.name: [p for p in predictions if p.variant == v.name] for v in variants}
         result, base = by_name[self.config.method], {name: by_name[name] for name in ("zero-shot", "icl")}
-        metrics: dict[str, Any] = {
+        metrics = {
+            "test_sha256": key,
             "model": self.config.model,
             "n_train": len(self.data.train),
             "n_test": len(test),
