@@ -3,13 +3,15 @@
 import json
 import re
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 from plotly.offline import get_plotlyjs
 
-from ia2.report import N_DISAGREEMENTS, display_name, write_report
+from ia2.report import display_name, write_report
+from ia2.report.page import N_DISAGREEMENTS
 
 HOSTILE = "<script>alert(1)</script>"
 NAMES = ("zero-shot", "icl", "sft", "soft", "ia2", "ia2-sft", "ia2-sft+unlabelled")
@@ -266,7 +268,7 @@ def test_disagreements_are_a_sample_of_the_rows_with_different_answers(path: Pat
     shown = [int(i) for i in re.findall(r"<q>query (\d+)</q>", page.own)]
     assert len(shown) == N_DISAGREEMENTS
     assert all(i % 3 == 0 for i in shown)
-    assert max(shown) > 250
+    assert {b - a for a, b in pairwise([-3, *shown, 300])} <= {3, 6, 9}  # spread evenly, from the first to the last
     alike = [row for row in rows_of() if row["correct"]]
     assert "disagree" not in Page(path, metrics_of(), alike).text
 

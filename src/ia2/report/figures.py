@@ -1,0 +1,195 @@
+"""The figures of the page as HTML with their data in it, and how a method looks and is called everywhere."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from html import escape
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from ia2.metrics import N_BINS, bins
+from ia2.report.numbers import PERCENT, SCORE
+
+UNLABELLED = "+unlabelled"
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a method appears everywhere: a name for people, what it is, a colour, and a ring or a full dot in it."""
+
+    name: str
+    what: str
+    colour: str
+    ring: bool = False
+
+    @property
+    def dot(self) -> str:
+        """HTML that says which colour the method has."""
+        return f'<i class="{"dot ring" if self.ring else "dot"}" style="color:{self.colour}"></i>'
+
+    def marker(self, size: float = 8) -> dict[str, Any]:
+        """The dot in a plot."""
+        line = {"width": 2 if self.ring else 0, "color": self.colour}
+        return {"color": self.colour, "size": size, "symbol": "circle-open" if self.ring else "circle", "line": line}
+
+
+# The colours are Okabe and Ito's (2008), told apart by colour-blind readers too; their black is grey, for dark pages.
+LOOKS = {
+    "zero-shot": Look("zero-shot", "the model as it is, no examples", "#8A8A8A"),
+    "icl": Look("ICL", "the examples in every prompt", "#E69F00"),
+    "sft": Look("SFT", "an adapter trained on the labels", "#56B4E9"),
+    "soft": Look("soft labels", "an adapter trained on ICL's output probabilities", "#CC79A7"),
+    "ia2": Look("IA2", "an adapter trained on ICL's activations", "#009E73"),
+    "ia2-sft": Look("IA2→SFT", "IA2 first, then SFT on the labels", "#D55E00"),
+}
+OTHER = "#0072B2"
+
+
+def look(method: str) -> Look:
+    """How a method looks; one that is not known has its own name."""
+    base = method.removesuffix(UNLABELLED)
+    found = LOOKS.get(base, Look(base, "", OTHER))
+    if base == method:
+        return found
+    what = "the same, with more queries, which ICL answered"
+    return replace(found, name=f"{found.name} + unlabelled", what=what, ring=True)
+
+
+def display_name(method: str) -> str:
+    """The name of a method for people; an unknown one as it is."""
+    return look(method).name
+
+
+def accuracy(methods: dict[str, Any], cells: list[dict[str, Any]]) -> str:
+    """All methods with their intervals; below it, a panel a task, if there are cells."""
+    caption = "Accuracy with its 95% interval" + (", mean over all cells." if cells else ".")
+    figure = _figure(_dots([("", methods)]), caption)
+    if not cells:
+        return figure
+    low = min(method["accuracy"]["low"] for cell in cells for method in cell["methods"].values())
+    panels = []
+    for task in dict.fromkeys(cell["task"] for cell in cells):
+        own = [cell for cell in cells if cell["task"] == task]
+        dots = _dots([(f"seed {cell['seed']}", cell["methods"]) for cell in own])
+        dots.update_xaxes(range=[low - 0.03, 1.03])
+        seeds = f"seeds {', '.join(str(cell['seed']) for cell in own)} from top to bottom" if own[1:] else "one seed"
+        text = f"<b>{escape(task)}</b> <small>{escape(own[0]['description'])} ({escape(seeds)})</small>"
+        panels.append(_figure(dots, text, f"Accuracy of each method on {task}"))
+    return f'{figure}<div class="wide panels">{"".join(panels)}</div>'
+
+
+def _dots(series: Sequence[tuple[str, dict[str, Any]]]) -> go.Figure:
+    """A row a method; within it a dot with its interval for each of the series (label, methods)."""
+    names = list(dict.fromkeys(name for _, methods in series for name in methods))
+    figure = go.Figure()
+    for k, (label, methods) in enumerate(series):
+        offset = 0.36 * ((len(series) - 1) / 2 - k) / max(1, len(series) - 1)
+        for name, method in methods.items():
+            a = method["accuracy"]
+            figure.add_scatter(
+                x=[a["value"]],
+                y=[len(names) - 1 - names.index(name) + offset],
+                error_x={"array": [a["high"] - a["value"]], "arrayminus": [a["value"] - a["low"]], "width": 0},
+                mode="markers",
+                marker=look(name).marker(11 if len(series) == 1 else 8),
+                name=_plain(display_name(name)),
+                text=[_plain(f"{label} {PERCENT.interval(a)}%".strip())],
+                hovertemplate="%{fullData.name}: %{text}<extra></extra>",
+            )
+    ticks = [_plain(display_name(name)) for name in reversed(names)]
+    figure.update_yaxes(
+        tickvals=list(range(len(names))), ticktext=ticks, showgrid=False, range=[-0.6, len(names) - 0.4]
+    )
+    figure.update_xaxes(tickformat=".0%", nticks=6)
+    return _styled(figure, height=50 + (32 if len(series) == 1 else 26) * len(names))
+
+
+def calibration(methods: dict[str, Any], predictions: list[dict[str, Any]], has_cells: bool) -> str:
+    """A reliability diagram of each method that has predictions."""
+    panels = []
+    for name, method in methods.items():
+        if rows := [p for p in predictions if p["variant"] == name]:
+            own, ece = look(name), f"ECE {SCORE.interval(method['ece'])}"
+            text = f"{own.dot}<b>{escape(own.name)}</b> <small>{ece}</small>"
+            panels.append(_figure(_reliability(own, rows), text, f"Reliability diagram of {own.name}, {ece}"))
+    if not panels:
+        return ""
+    pooled = " The dots pool the rows of all cells, the ECE is the mean of the cells' own." if has_cells else ""
+    return (
+        f"<p>Accuracy (upward) against confidence, in {N_BINS} bins of equal width; a larger dot is more rows. "
+        "On the dotted diagonal a method is right as often as it says; below it, it is too sure of itself."
+        f'{pooled}</p>\n<div class="panels">{"".join(panels)}</div>'
+    )
+
+
+def _reliability(own: Look, rows: list[dict[str, Any]]) -> go.Figure:
+    confidence, correct = (np.array([p[key] for p in rows], float) for key in ("confidence", "correct"))
+    index = bins(confidence)
+    used = [index == k for k in np.unique(index)]
+    n = [int(rows.sum()) for rows in used]
+    figure = go.Figure()
+    diagonal = {"color": "#8A8A8A", "dash": "dot", "width": 1}
+    figure.add_scatter(x=[0, 1], y=[0, 1], mode="lines", line=diagonal, hoverinfo="skip")
+    figure.add_scatter(
+        x=[float(confidence[rows].mean()) for rows in used],
+        y=[float(correct[rows].mean()) for rows in used],
+        mode="lines+markers",
+        line={"color": own.colour, "width": 1.5},
+        marker={**own.marker(), "size": [5 + 13 * (count / max(n)) ** 0.5 for count in n], "opacity": 1},
+        text=[f"{count} rows" for count in n],
+        name=_plain(own.name),
+        hovertemplate="confidence %{x:.3f}<br>accuracy %{y:.3f}<br>%{text}<extra></extra>",
+    )
+    figure.update_xaxes(range=[-0.04, 1.04], tickvals=[0, 0.5, 1])
+    figure.update_yaxes(range=[-0.06, 1.08], tickvals=[0, 0.5, 1])
+    return _styled(figure, height=210)
+
+
+def similarity(methods: dict[str, Any]) -> str:
+    """A line a method, over the layers; not of ICL, which is what the others are compared with."""
+    layers = {name: method["similarity_by_layer"] for name, method in methods.items() if name != "icl"}
+    if not layers:
+        return ""
+    figure = go.Figure()
+    for name, values in layers.items():
+        own = look(name)
+        figure.add_scatter(
+            x=list(range(1, len(values) + 1)),
+            y=values,
+            mode="lines+markers",
+            name=_plain(own.name),
+            line={"color": own.colour, "width": 2, "dash": "dash" if own.ring else "solid"},
+            marker=own.marker(),
+            hovertemplate="layer %{x}: %{y:.3f}<extra>%{fullData.name}</extra>",
+        )
+    n_layers = max(len(values) for values in layers.values())
+    figure.update_xaxes(dtick=max(1, -(-n_layers // 8)), showgrid=False)
+    _styled(figure, height=420)
+    figure.update_layout(showlegend=True, legend={"orientation": "h", "y": -0.14, "yanchor": "top"})
+    caption = "Cosine similarity of the attention outputs to ICL's, on the gold response; layer 1 is the first."
+    return _figure(figure, caption)
+
+
+def _styled(figure: go.Figure, height: int) -> go.Figure:
+    """Without a template (it is 7 kB) and without colours of text and lines: the page's own script sets these."""
+    clear = "rgba(0,0,0,0)"
+    figure.update_layout(template="none", height=height, paper_bgcolor=clear, plot_bgcolor=clear, dragmode=False)
+    figure.update_layout(margin={"l": 8, "r": 14, "t": 8, "b": 8}, hovermode="closest", font={"size": 13})
+    figure.update_layout(showlegend=False)
+    figure.update_xaxes(automargin=True, zeroline=False)
+    figure.update_yaxes(automargin=True, zeroline=False)
+    return figure
+
+
+def _figure(figure: go.Figure, caption: str, label: str = "") -> str:
+    """`caption` is HTML, `label` text. In its JSON plotly escapes `<`: no text of it can end the script."""
+    return (
+        f'<figure><div class="plot" role="img" aria-label="{escape(label or caption)}"></div>'
+        f'<script type="application/json">{figure.to_json()}</script><figcaption>{caption}</figcaption></figure>\n'
+    )
+
+
+def _plain(text: str) -> str:
+    """Text for plotly, which reads a subset of HTML."""
+    return escape(text, quote=False)
