@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from ia2.world.words import (
     ATTRIBUTES,
-    CLASS_NAMES,
     HELD_OUT_PAIRS,
     HELD_OUT_SUMS,
     LABEL_WORDS,
@@ -32,16 +31,17 @@ CUES = tuple(f"\n{a.name.capitalize()}:" for a in ATTRIBUTES)  # "\nMood:" names
 TEMPLATE = (STOP, "Text:", "\nLabel:", "\nAnswer:", "Question:", "\nChoices:", "\n\nAnswer:", *CUES)
 DIGITS = tuple("0123456789")
 OPTIONS = tuple(f"\n[{word}]" for word in OPTION_WORDS)
-VOCABULARY = (*SPECIAL, *TEMPLATE, "####", *DIGITS, "which", *CLASS_NAMES, *LABEL_WORDS, *OPTIONS, *WORDS)
+VOCABULARY = (*SPECIAL, *TEMPLATE, "####", *DIGITS, *LABEL_WORDS, *OPTIONS, *WORDS)
 ID = {token: i for i, token in enumerate(VOCABULARY)}
 PAD, BOS, EOS, UNK = (ID[token] for token in SPECIAL)
-WORD0, CUE0, CLASS0 = ID[WORDS[0]], ID[CUES[0]], ID[CLASS_NAMES[0]]
+WORD0, CUE0 = ID[WORDS[0]], ID[CUES[0]]
 LABEL0, OPTION0 = ID[LABEL_WORDS[0]], ID[OPTIONS[0]]
 ZERO = ID["0"]
 
-_UNORDERED = [(a, b) for b in range(16) for a in range(b)]
 _HELD_OUT_PAIRS = [(LABEL_WORDS.index(a), LABEL_WORDS.index(b)) for a, b in HELD_OUT_PAIRS]
+_UNORDERED = [(a, b) for b in range(len(LABEL_WORDS)) for a in range(b)]
 KNOWN_PAIRS = np.array([pair for pair in _UNORDERED if pair not in _HELD_OUT_PAIRS])
+KNOWN_OPTIONS = np.array([(a, b) for a, b in KNOWN_PAIRS if b < len(OPTION_WORDS)])
 KNOWN_SUMS = np.array([(a, b) for b in range(N_ATTRIBUTES) for a in range(b) if (a, b) not in HELD_OUT_SUMS])
 
 
@@ -113,30 +113,14 @@ def sum_samples(words: Ints, attributes: Ints, classes: Ints, pair: Ints) -> Sam
     return Samples(np.concatenate(parts, -1), 6)
 
 
-def choice_samples(
-    rng: np.random.Generator, rule: Ints, hint: Bools, n: int, m: int, high: int = N_USED, options: Ints | None = None
-) -> Samples:
-    """A question whose right option, of n, holds a word of the class `rule` (B, K) among its m words; no other does.
+def choice_samples(words: Ints, options: Ints, cue: Ints, value: Ints) -> Samples:
+    """`Question:gloomy harbour\\nChoices:\\n[apple]0\\n[Friday]1\\n\\nAnswer:apple`: which option has the value.
 
-    Half of the wrong options hold a word of the rule's attribute and the other class.  `hint` (B, K): whether the
-    question names the class.  `options`: the option words to use, as places in OPTION_WORDS.
+    Words (B, K, S), options (B, 2) as places in OPTION_WORDS, of values 0 and 1; cue ids and values (B, K).
     """
-    shape = (*rule.shape, n)
-    right = rng.integers(0, n, rule.shape)
-    is_right = np.arange(n) == right[..., None]
-    holds = is_right | (rng.random(shape) < 0.5)
-    key = rng.random((*shape, N_ATTRIBUTES))
-    of_rule = np.broadcast_to((rule // 2)[..., None, None], (*shape, 1))
-    np.put_along_axis(key, of_rule, np.where(holds, -1.0, 2.0)[..., None], -1)
-    attributes = np.argsort(key, -1)[..., :m]
-    attributes = np.take_along_axis(attributes, np.argsort(rng.random(attributes.shape), -1), -1)
-    value = np.where(is_right, (rule % 2)[..., None], 1 - (rule % 2)[..., None])[..., None]
-    classes = np.where(attributes == of_rule, value, rng.integers(0, 2, attributes.shape))
-    words = (attributes * 2 + classes) * N_WORDS + rng.integers(0, high, attributes.shape)
-    pool = np.arange(len(OPTION_WORDS)) if options is None else options
-    named = pool[np.argsort(rng.random((*rule.shape, len(pool))), -1)[..., :n]]
-    body = np.concatenate([OPTION0 + named[..., None], WORD0 + words], -1).reshape(*rule.shape, -1)
-    question = np.where(hint, CLASS0 + rule, ID["which"])[..., None]
-    answer = LABEL0 + np.take_along_axis(named, right[..., None], -1)
-    parts = [_full(ID["Question:"], rule), question, _full(ID["\nChoices:"], rule), body]
-    return Samples(np.concatenate([*parts, _full(ID["\n\nAnswer:"], rule), answer], -1), 1)
+    named = np.broadcast_to(options[:, None], (*value.shape, 2))
+    parts = [_full(ID["Question:"], words), WORD0 + words, _full(ID["\nChoices:"], words)]
+    for i in (0, 1):
+        parts += [OPTION0 + named[..., i : i + 1], _full(ZERO + i, words)]
+    answer = LABEL0 + np.take_along_axis(named, value[..., None], -1)
+    return Samples(np.concatenate([*parts, cue[..., None], answer], -1), 1)

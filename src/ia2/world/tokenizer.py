@@ -27,7 +27,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         ]
     )
     pad, bos, eos, unk = SPECIAL
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=pad,
         bos_token=bos,

@@ -78,7 +78,6 @@ ATTRIBUTES = (
     ),
 )
 N_ATTRIBUTES = len(ATTRIBUTES)
-CLASS_NAMES = tuple(name for attribute in ATTRIBUTES for name in attribute.classes)
 N_WORDS = len(ATTRIBUTES[0].words[0])
 
 # A word is known by one number: (attribute * 2 + class) * N_WORDS + its place in the class.
@@ -88,5 +87,8 @@ OPTION_WORDS = ("apple", "Friday", "banana", "Saturday", "Thursday", "Sunday", "
 LABEL_WORDS = (*OPTION_WORDS, "violet", "copper", "ticket", "marble", "pencil", "velvet", "candle", "bottle")
 
 # Label words that never stand in one pretraining sequence, and attributes that are never summed in one.
-HELD_OUT_PAIRS = tuple((OPTION_WORDS[i], LABEL_WORDS[8 + i]) for i in range(8))
+HELD_OUT_PAIRS = (
+    *((OPTION_WORDS[i], OPTION_WORDS[i + 1]) for i in (0, 2)),
+    *((OPTION_WORDS[i], LABEL_WORDS[8 + i]) for i in range(8)),
+)
 HELD_OUT_SUMS = ((0, 5), (1, 6), (2, 7), (3, 4))
