@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -28,52 +29,20 @@ from ia2.world.tokenizer import build_tokenizer
 
 torch.set_num_threads(1)  # the models are so small that a second thread only waits
 V = len(build_tokenizer())
+SHAPE: dict[str, Any] = {
+    "vocab_size": V,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 512,
+}
+GROUPED: dict[str, Any] = {**SHAPE, "intermediate_size": 48, "num_key_value_heads": 2}
 ARCHITECTURES: dict[str, Callable[[], PreTrainedModel]] = {
-    "llama": lambda: LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=V,
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=512,
-        )
-    ),
-    "qwen3": lambda: Qwen3ForCausalLM(
-        Qwen3Config(
-            vocab_size=V,
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            head_dim=16,
-            max_position_embeddings=512,
-        )
-    ),
+    "llama": lambda: LlamaForCausalLM(LlamaConfig(**GROUPED)),
+    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**GROUPED, head_dim=16)),
     "gpt2": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=V, n_embd=32, n_layer=3, n_head=4, n_positions=512)),
-    "gpt-neox": lambda: GPTNeoXForCausalLM(
-        GPTNeoXConfig(
-            vocab_size=V,
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            max_position_embeddings=512,
-        )
-    ),
-    "opt": lambda: OPTForCausalLM(
-        OPTConfig(
-            vocab_size=V,
-            hidden_size=32,
-            ffn_dim=48,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            word_embed_proj_dim=32,
-            max_position_embeddings=512,
-        )
-    ),
+    "gpt-neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**SHAPE, intermediate_size=48)),
+    "opt": lambda: OPTForCausalLM(OPTConfig(**SHAPE, ffn_dim=48, word_embed_proj_dim=32)),
 }
 
 

@@ -130,6 +130,22 @@ def test_a_disabled_adapter_is_the_base_bit_for_bit(any_lm: LanguageModel) -> No
         assert not torch.equal(base[site], adapted[site])
 
 
+def test_a_half_precision_base_has_a_float32_adapter_and_losses(lm: LanguageModel) -> None:
+    lm.base.to(torch.bfloat16)
+    rows = rows_of(lm, LABELS, example_rows(6), example_rows(6))
+    assert rows[0][1]["attn_out"].dtype == torch.bfloat16
+    result, weights = fit(lm, PRIME, rows, rows, replace(SETTINGS, num_train_epochs=10))
+    losses = [entry["eval_loss"] for entry in result.log if "eval_loss" in entry]
+    assert result.loss is not None
+    assert result.loss < 0.9 * losses[0]
+    assert {weight.dtype for weight in weights.values()} == {torch.float32}
+    batch = lm.encoder.collate([tokens for tokens, _ in rows.items])
+    student = read(lm.base, lm.anatomy, batch, ("attn_out",))["attn_out"].float()
+    teacher = torch.cat([targets["attn_out"] for _, targets in rows.items]).float()
+    by_hand = ((student - teacher) ** 2).mean((0, 2)) / (teacher**2).mean((0, 2))
+    assert losses[0] == pytest.approx(by_hand.sum().item(), rel=1e-4)
+
+
 def test_collated_targets_follow_their_rows(lm: LanguageModel) -> None:
     rows = rows_of(lm, GENERATED, reasoned_rows(3), reasoned_rows(3))
     batch = collate(lm.encoder, [rows[2], rows[0]], ["attn_out"])

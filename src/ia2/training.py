@@ -271,6 +271,6 @@ def _arguments(settings: TrainingSettings, folder: Path, has_dev: bool) -> Train
         report_to="none",
         disable_tqdm=True,
         remove_unused_columns=False,
-        dataloader_pin_memory=torch.accelerator.is_available(),
+        dataloader_pin_memory=torch.cuda.is_available(),
         seed=settings.seed,
     )
