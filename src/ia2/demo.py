@@ -17,7 +17,7 @@ from ia2.progress import say, step
 from ia2.results import print_table, write_results
 from ia2.run import Data, Run
 
-TASKS = ("mood", "food", "place", "weather")
+TASKS = ("mood", "animal", "topic-inverted", "food-words")
 SEEDS = (0, 1)
 N_TRAIN, N_DEV, N_TEST, N_UNLABELLED = 8, 8, 250, 64
 LEARNING_RATES = (3e-3, 1e-2)

@@ -116,7 +116,7 @@ CURRICULUM = (
             Part("words", (1, 2, 2, 3), 24, 1300, hinted=0.15, weight=0.5),
             Part("choice", (1, 2, 2, 3), 20, 900, hinted=0.15, weight=0.5),
         ),
-        steps=2400,
+        steps=1800,
         last=True,
     ),
 )
