@@ -29,7 +29,7 @@ def print_table(metrics: dict[str, Any]) -> None:
         cost = [f"{method['tokens_per_query']:.0f}", f"{1000 * method['seconds_per_query']:.1f}"]
         table.add_row(display_name(name), *cells, *cost)
     console = Console()
-    console.width = max(console.width, 110)  # a row is not broken where the terminal is not known
+    console.width = max(console.width, 120)  # a row is not broken where the terminal is not known
     console.print(table)
     for name, values in metrics["differences"].items():
         accuracy, ece = (_interval(values[key], "+") for key in ("accuracy", "ece"))

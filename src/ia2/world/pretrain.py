@@ -11,7 +11,7 @@ import json
 import math
 import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,13 @@ class Plan:
     save_every: int = 100
 
 
-PLANS = {"tiny": Plan(), "tiny-gpt2": Plan(curriculum=CURRICULUM[-1:])}
+_LAST = CURRICULUM[-1]
+PLANS = {
+    "tiny": Plan(),
+    "tiny-gpt2": Plan(
+        curriculum=(replace(_LAST, parts=tuple(p for p in _LAST.parts if p.family != "choice"), steps=900),)
+    ),
+}
 
 
 def build(name: str, plan: Plan, seed: int) -> PreTrainedModel:

@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerFast
 
 from ia2.world.text import BOS, ID, SPECIAL, STOP, TEMPLATE
 
-MAX_LENGTH = 1024
+MAX_LENGTH = 1152
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
