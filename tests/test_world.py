@@ -261,50 +261,46 @@ def test_models_are_small_and_plain(name: str) -> None:
 
 
 @BOTH
-def test_accuracy_rises_with_demos_and_is_at_chance_without(name: str) -> None:
-    for task in ("mood", "place-inverted", "time-words"):
-        hits = answers(name, task, n_demos=32, n_sequences=64).hits.float()
-        zero, two, eight, many = (hits[:, k].mean() for k in (slice(0, 1), slice(2, 4), slice(8, 14), slice(24, 33)))
-        assert zero < 0.65, task
-        assert zero < two < eight, task
-        assert eight > 0.78, task
-        assert many > eight - 0.02, task
+def test_accuracy_rises_with_demos(name: str) -> None:
+    for task in ("season", "place-inverted", "topic-inverted"):
+        hits = answers(name, task).hits.float()
+        one, two, many = (hits[:, k].mean() for k in (slice(1, 2), slice(2, 4), slice(8, 17)))
+        assert one < many - 0.1, task
+        assert two < many - 0.03, task
+        assert many > 0.68, task
 
 
 @BOTH
 def test_without_demos_the_labels_are_as_likely_as_each_other(name: str) -> None:
-    for task in ("mood", "season", "place-inverted", "topic-inverted", "food-words", "pick-place"):
+    for task in ("mood", "season", "animal", "place-inverted", "topic-inverted"):
         p_labels = answers(name, task).p_labels
         assert p_labels is not None
-        confidence = p_labels[:, 0].amax(-1).mean()
-        assert confidence < 1.5 / p_labels.shape[-1] + 0.05, task
+        assert p_labels[:, 0].amax(-1).mean() < 0.56, task
+    both = [answers(name, task).hits[:, 0].float().mean() for task in ("season", "place-inverted")]
+    assert abs(sum(both) / 2 - 0.5) < 0.15  # what is right for one sign is wrong for the other
 
 
 @BOTH
 def test_demos_with_shuffled_labels_teach_nothing(name: str) -> None:
-    for task in ("food-words", "time-words"):
-        assert late(answers(name, task)) > 0.8
+    for task in ("travel-words", "season", "place-inverted"):  # the first is a new mapping
+        assert late(answers(name, task)) > 0.65
         assert abs(late(answers(name, task, shuffle=True)) - 0.5) < 0.1
 
 
 @BOTH
 def test_what_was_held_out_is_learnt_in_context(name: str) -> None:
-    assert late(answers(name, "mood-rare")) > 0.7
-    assert late(answers(name, "food-words-rare")) > 0.7
-    for task in ("food-words", "travel-words", "time-words"):  # label words never seen together
-        assert late(answers(name, task)) > 0.75
-    assert late(answers(name, "sum-place-season")) > 0.6  # attributes never summed; chance is below 0.2
+    assert late(answers(name, "mood-rare")) > 0.6  # words never met in an anonymous task
+    for task in ("food-words", "travel-words", "food-other-words"):  # label words never seen together
+        assert late(answers(name, task)) > 0.65
+    assert late(answers(name, "sum-place-season")) > 0.8  # attributes never summed; chance is below 0.3
 
 
 @BOTH
-def test_choices_and_derivations_are_learnt_in_context(name: str) -> None:
-    for task in ("pick-place", "pick-season"):
-        zero, many = answers(name, task).hits[:, 0].float().mean(), late(answers(name, task))
-        assert zero < 0.5
-        assert many > 0.7
-    zero, many = answers(name, "sum-mood-food").hits[:, 0].float().mean(), late(answers(name, "sum-mood-food"))
-    assert zero < 0.35
-    assert many > 0.7
+def test_derivations_are_learnt_in_context(name: str) -> None:
+    longer = answers(name, "sum-mood-food-long").hits.float()
+    assert late(answers(name, "sum-mood-food")) > 0.8
+    assert longer[:, 0].mean() < 0.35
+    assert longer[:, 8:].mean() > 0.45
 
 
 @BOTH

@@ -49,7 +49,7 @@ def in_context(
     Shuffled demos say nothing; so hits compare with what the task says, whatever the demos say.
     """
     K = n_demos + 1
-    rows = task.rows(n_sequences * K, seed, split)
+    rows = [row for i in range(n_sequences) for row in task.rows(K, seed * n_sequences + i, split)]
     shown = [row["response"] for row in rows]
     if shuffle:
         random.Random(seed).shuffle(shown)

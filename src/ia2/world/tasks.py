@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 SPLITS = {"train": (0, 1), "dev": (2,), "test": (3,)}  # a query belongs to a split by its hash, modulo 4
 _CHUNK = 64
+_PATIENCE = 20  # chunks without a new row, after which there are no more
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,12 @@ class WorldTask:
     held_out: bool = False
 
     def rows(self, n: int, seed: int, split: str = "train") -> list[dict[str, str]]:
-        """The first n rows, `{"query": ..., "response": ...}`, of an endless stream that (task, seed, split) determine.
+        """The first n rows, `{"query": ..., "response": ...}`, of a stream that (task, seed, split) determine.
 
         No query occurs twice, nor in two splits.
 
         Raises:
-            ValueError: unknown split.
+            ValueError: unknown split, or fewer than n different rows in it.
         """
         if split not in SPLITS:
             raise ValueError(f"unknown split {split!r}: choose one of {', '.join(SPLITS)}")
@@ -58,13 +59,17 @@ class WorldTask:
     def _stream(self, seed: int, split: str) -> "Iterator[dict[str, str]]":
         rng = np.random.default_rng([zlib.crc32(self.name.encode()), seed, *SPLITS[split]])
         seen: set[str] = set()
-        while True:
+        n_seen, idle = 0, 0
+        while idle < _PATIENCE:
+            idle = idle + 1 if len(seen) == n_seen else 0
+            n_seen = len(seen)
             samples = self._draw(rng)
             for ids in samples.ids[0]:
                 query, response = decode(ids[: -samples.n_response]), decode(ids[-samples.n_response :])
                 if query not in seen and zlib.crc32(query.encode()) % 4 in SPLITS[split]:
                     seen.add(query)
                     yield {"query": query, "response": response}
+        raise ValueError(f"'{self.name}' has no more than {n_seen} different rows in its split {split!r}")
 
     def _draw(self, rng: np.random.Generator) -> Samples:
         rule = np.broadcast_to(np.array(self.rule), (1, _CHUNK, len(self.rule)))
