@@ -6,7 +6,7 @@ words); *hinted* ones, where one cue in four does (they teach to carry the task 
 few words first. What joins later joins with a weight that grows: at full weight it wipes out what has been learnt.
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -151,10 +151,6 @@ class Place:
     def weight(self, part: Part) -> float:
         """Of a part's loss."""
         return part.weight * float(0.01 ** max(0.0, 1 - self.since / part.ramp)) if part.ramp else part.weight
-
-    def json(self) -> dict[str, Any]:
-        """As a dictionary."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
