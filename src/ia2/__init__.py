@@ -12,10 +12,11 @@ if TYPE_CHECKING:
     from ia2.data import Example, read_examples
     from ia2.errors import IA2Error
     from ia2.evaluation import Variant, evaluate
-    from ia2.metrics import bootstrap, ece
+    from ia2.metrics import ece
     from ia2.models import LanguageModel, load_model, wrap_model
     from ia2.prompt import Prompt, build_prompt
     from ia2.run import Data, Run
+    from ia2.statistics import bootstrap
     from ia2.targets import collect, teacher_prompts
     from ia2.task import Task
 
@@ -29,7 +30,7 @@ _HOMES = {
     "RunConfig": "config",
     "Task": "task",
     "Variant": "evaluation",
-    "bootstrap": "metrics",
+    "bootstrap": "statistics",
     "build_prompt": "prompt",
     "collect": "targets",
     "ece": "metrics",

@@ -15,10 +15,11 @@ from ia2.adapters import using
 from ia2.capture import batches, read
 from ia2.data import Example
 from ia2.errors import IA2Error
-from ia2.metrics import Array, Interval, bootstrap, ece, mean
+from ia2.metrics import aurc, classwise_ece, ece, ece_mass, entropy, excess_aurc, macro_f1, mce, reliability
 from ia2.models import LanguageModel
 from ia2.progress import step
 from ia2.prompt import Prompt, Tokens, build_prompt
+from ia2.statistics import Array, Columns, Statistic, intervals, mcnemar, mean, paired, permutation_test
 from ia2.task import Task
 
 CHUNK = {True: 256, False: 8}  # rows whose activations are held at a time, with label answers and with generated ones
@@ -287,12 +288,34 @@ def _encode(lm: LanguageModel, prompts: Iterable[Prompt]) -> list[Tokens]:
     return [lm.encoder.encode(prompt) for prompt in prompts]
 
 
+COMPARED: dict[str, tuple[Statistic, tuple[str, ...]]] = {
+    "accuracy": (mean, ("correct",)),
+    "ece": (ece, ("confidence", "correct")),
+    "nll": (mean, ("nll",)),
+    "brier": (mean, ("brier",)),
+}
+
+
 def _column(predictions: Sequence[Prediction], name: str) -> Array:
     return np.array([getattr(p, name) for p in predictions], float)
 
 
+def _label_measures(predictions: Sequence[Prediction]) -> dict[str, tuple[Statistic, Columns]]:
+    labels = sorted({label for p in predictions for label in p.p_labels or {}})
+    index = {"": -1} | {label: c for c, label in enumerate(labels)}
+    p_NC = np.array([[(p.p_labels or {}).get(label, 0.0) for label in labels] for p in predictions])
+    gold_N, answer_N = (np.array([index[getattr(p, key)] for p in predictions]) for key in ("response", "answer"))
+    return {
+        "macro_f1": (macro_f1, [answer_N, gold_N]),
+        "classwise_ece": (classwise_ece, [p_NC, gold_N]),
+        "entropy": (mean, [entropy(p_NC)]),
+    }
+
+
 def summarise(predictions: Sequence[Prediction], groups: Sequence[int] | None = None) -> dict[str, Any]:
-    """The metrics of one variant, each with its bootstrap interval, and its cost.
+    """The metrics of one variant, each with its bootstrap interval, its reliability bins over all rows, and its cost.
+
+    What needs label probabilities is there if every prediction has them, and else the rate of unparsable answers is.
 
     Args:
         predictions: of one variant.
@@ -300,16 +323,26 @@ def summarise(predictions: Sequence[Prediction], groups: Sequence[int] | None = 
     """
     correct, confidence = _column(predictions, "correct"), _column(predictions, "confidence")
     similarity_NL = np.array([p.similarity for p in predictions])
-    values: dict[str, Interval] = {
-        "accuracy": bootstrap(mean, correct, groups=groups),
-        "ece": bootstrap(ece, confidence, correct, groups=groups),
-        "nll": bootstrap(mean, _column(predictions, "nll"), groups=groups),
-        "brier": bootstrap(mean, _column(predictions, "brier"), groups=groups),
-        "similarity": bootstrap(mean, similarity_NL.mean(1), groups=groups),
-        "greedy_accuracy": bootstrap(mean, _column(predictions, "greedy_correct"), groups=groups),
+    measures: dict[str, tuple[Statistic, Columns]] = {
+        "accuracy": (mean, [correct]),
+        "ece": (ece, [confidence, correct]),
+        "nll": (mean, [_column(predictions, "nll")]),
+        "brier": (mean, [_column(predictions, "brier")]),
+        "similarity": (mean, [similarity_NL.mean(1)]),
+        "greedy_accuracy": (mean, [_column(predictions, "greedy_correct")]),
+        "ece_mass": (ece_mass, [confidence, correct]),
+        "mce": (mce, [confidence, correct]),
+        "aurc": (aurc, [confidence, correct]),
+        "excess_aurc": (excess_aurc, [confidence, correct]),
     }
+    if all(p.p_labels for p in predictions):
+        measures |= _label_measures(predictions)
+    else:
+        unparsable = np.array([not p.p_labels and p.answer == "" for p in predictions], float)
+        measures["unparsable_rate"] = (mean, [unparsable])
     return {
-        **{name: asdict(interval) for name, interval in values.items()},
+        **{name: asdict(interval) for name, interval in intervals(measures, groups).items()},
+        "reliability": reliability(confidence, correct),
         "similarity_by_layer": similarity_NL.mean(0).tolist(),
         "tokens_per_query": float(mean(_column(predictions, "n_tokens"))),
         "seconds_per_query": float(mean(_column(predictions, "seconds"))),
@@ -318,23 +351,23 @@ def summarise(predictions: Sequence[Prediction], groups: Sequence[int] | None = 
 
 
 def difference(a: Sequence[Prediction], b: Sequence[Prediction], groups: Sequence[int] | None = None) -> dict[str, Any]:
-    """Metrics of variant `a` minus those of `b` on the same rows, each with its paired bootstrap interval."""
+    """Metrics of variant `a` minus those of `b` on the same rows, each with its paired bootstrap interval and p-value.
+
+    The p-value of the accuracy is McNemar's, the others' a permutation test's over rows; with groups, each is a
+    permutation test's over groups, and speaks of further tasks and seeds.
+    """
     if [p.query for p in a] != [p.query for p in b]:
         raise ValueError("a paired difference needs the same rows in the same order")
-
-    def pair(name: str) -> tuple[Array, Array]:
-        return _column(a, name), _column(b, name)
-
-    def subtract(x: Array, y: Array) -> Array:
-        return mean(x - y)
-
-    def ece_difference(conf_a: Array, conf_b: Array, hit_a: Array, hit_b: Array) -> Array:
-        return np.asarray(ece(conf_a, hit_a) - ece(conf_b, hit_b))
-
-    intervals = {
-        "accuracy": bootstrap(subtract, *pair("correct"), groups=groups),
-        "ece": bootstrap(ece_difference, *pair("confidence"), *pair("correct"), groups=groups),
-        "nll": bootstrap(subtract, *pair("nll"), groups=groups),
-        "brier": bootstrap(subtract, *pair("brier"), groups=groups),
+    compared: dict[str, tuple[Statistic, Columns, Columns]] = {
+        name: (statistic, [_column(a, key) for key in keys], [_column(b, key) for key in keys])
+        for name, (statistic, keys) in COMPARED.items()
     }
-    return {name: asdict(interval) for name, interval in intervals.items()}
+    found = intervals({name: paired(*columns) for name, columns in compared.items()}, groups)
+
+    def p_value(name: str) -> float:
+        statistic, columns_a, columns_b = compared[name]
+        if name == "accuracy" and groups is None:
+            return mcnemar(*columns_a, *columns_b)
+        return permutation_test(statistic, columns_a, columns_b, groups)
+
+    return {name: {**asdict(interval), "p_value": p_value(name)} for name, interval in found.items()}
