@@ -5,7 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are so small that a second thread only waits
 
+import numpy as np
 import pytest
 import torch
 from transformers import (
@@ -22,12 +24,14 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from ia2.contexts import Contexts
 from ia2.data import Example
 from ia2.models import LanguageModel, wrap_model
+from ia2.prompt import Prompt
 from ia2.task import Task
 from ia2.world.tokenizer import build_tokenizer
 
-torch.set_num_threads(1)  # the models are so small that a second thread only waits
+torch.set_num_threads(1)
 V = len(build_tokenizer())
 SHAPE: dict[str, Any] = {
     "vocab_size": V,
@@ -76,6 +80,12 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     random_model("llama").save_pretrained(folder)
     build_tokenizer().save_pretrained(folder)
     return str(folder)
+
+
+def teacher_prompts(task: Task, demos: list[Example], rows: list[Example]) -> list[Prompt]:
+    """Each row behind the other demos, in random order."""
+    contexts, rng = Contexts(tuple(demos)), np.random.default_rng(0)
+    return [contexts.prompt(task, row, row.label, rng) for row in rows]
 
 
 LABELS = Task(("0", "1"))

@@ -93,13 +93,23 @@ def test_hooks_are_removed_also_after_an_error(lm: LanguageModel) -> None:
     assert n_hooks() == before
 
 
-def test_without_logits_the_head_sees_no_position(lm: LanguageModel) -> None:
-    seen: list[int] = []
-    lm.base.lm_head.register_forward_hook(lambda module, args, output: seen.append(output[..., 0].numel()))
+def test_nothing_is_computed_that_is_not_read(lm: LanguageModel) -> None:
+    heads: list[int] = []
+    blocks: list[str] = []
+    lm.base.lm_head.register_forward_hook(lambda module, args, output: heads.append(output[..., 0].numel()))
+    for i, layer in enumerate(lm.base.model.layers):
+        layer.self_attn.register_forward_hook(lambda *_, i=i: blocks.append(f"attention {i}"))
+        layer.mlp.register_forward_hook(lambda *_, i=i: blocks.append(f"mlp {i}"))
     batch = lm.encoder.collate(encoded(lm, LABELS, example_rows(4), []))
-    read(lm.base, lm.anatomy, batch, ("attn_out",))
     read(lm.base, lm.anatomy, batch, ("logits",))
-    assert seen == [0, 4]
+    assert heads == [4]
+    blocks.clear()
+    read(lm.base, lm.anatomy, batch, ("attn_out",))
+    assert blocks == ["attention 0", "mlp 0", "attention 1", "mlp 1"]  # it ends within the third attention block
+    blocks.clear()
+    read(lm.base, lm.anatomy, batch, ("attn_out",), layers={0})
+    assert blocks == []
+    assert heads == [4]
 
 
 def test_layers_are_found_in_every_architecture(any_lm: LanguageModel) -> None:

@@ -20,7 +20,7 @@ def files(tmp_path: Path) -> dict[str, str]:
         "empty": "",
         "broken": json.dumps(rows[0]) + "\n{oops",
         "no_response": json.dumps(rows[0]) + '\n{"query": "a"}',
-        "long": "\n".join(json.dumps({**row, "query": "gloomy " * 600}) for row in rows),
+        "long": "\n".join(json.dumps({**row, "query": "gloomy " * 600 + str(i)}) for i, row in enumerate(rows)),
         "options": "method: sft\nlearning_rte: [0.1]\n",
         "bad_yaml": "method: [sft\n",
     }
@@ -59,7 +59,7 @@ MISTAKES = [
     (["--train", "{train}", "--config", "{bad_yaml}"], "not YAML"),
     (["--train", "{train}", "--learning-rate", "fast"], "--learning-rate is 'fast'"),
     (["--train", "{train}", "--learning-rate", "-1"], "learning rates are [-1.0]"),
-    (["--train", "{train}", "--r", "0"], "option 'r' is 0"),
+    (["--train", "{train}", "--r", "0"], "cannot take the adapter 'lora' (`r` should be a positive integer"),
     (["--train", "{train}", "--model", "{folder}"], "not a model folder (no config.json)"),
     (["--train", "{train}", "--model", "no-such/model"], "cannot load the model 'no-such/model'"),
     (["--train", "{long}", "--dev", "{train}"], "exceeds the model's window of 512"),

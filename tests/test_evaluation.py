@@ -11,6 +11,7 @@ from torch.nn.functional import cosine_similarity
 
 from ia2.adapters import loaded_adapters, new_adapter, save_adapter
 from ia2.capture import read
+from ia2.contexts import Contexts
 from ia2.errors import IA2Error
 from ia2.evaluation import Prediction, Variant, answer, difference, evaluate, generate, label_logps, summarise
 from ia2.metrics import ece
@@ -19,7 +20,8 @@ from ia2.prompt import build_prompt
 from ia2.task import Task
 
 ROWS = example_rows(6)
-ICL = Variant("icl", demos=tuple(example_rows(9)[6:]))
+DEMOS = example_rows(9)[6:]
+ICL = Variant("icl", Contexts(tuple(DEMOS), "fixed"))
 
 
 @torch.no_grad()
@@ -33,7 +35,7 @@ def naive_label_logp(lm: LanguageModel, ids: list[int], label: list[int]) -> flo
 
 @pytest.mark.parametrize("labels", [("0", "1"), ("apple 0", "apple 1 Friday", "banana")])
 def test_label_scores_are_the_sum_over_all_tokens_of_each_label(any_lm: LanguageModel, labels: tuple[str, ...]) -> None:
-    prompts = [build_prompt(LABELS, ICL.demos, row.query) for row in ROWS]
+    prompts = [build_prompt(LABELS, DEMOS, row.query) for row in ROWS]
     scores = label_logps(any_lm, labels, prompts)
     for i, prompt in enumerate(prompts):
         ids = list(any_lm.encoder.encode(prompt).ids)
@@ -65,7 +67,7 @@ def test_batched_generation_equals_one_row_at_a_time_without_cache(any_lm: Langu
 
 
 def test_generated_answers_carry_the_mean_probability_of_their_tokens(lm: LanguageModel) -> None:
-    given = answer(lm, GENERATED, [ROWS[0].query], Variant("zero-shot"))[0]
+    given = answer(lm, GENERATED, ROWS[:1], Variant("zero-shot"))[0]
     ids = list(lm.encoder.encode(build_prompt(GENERATED, (), ROWS[0].query)).ids)
     p = []
     for token in naive_generate(lm, ids, 8):
@@ -84,7 +86,7 @@ def test_predictions_of_a_label_task(lm: LanguageModel) -> None:
         assert p.correct == (max(p.p_labels, key=lambda label: p.p_labels[label]) == p.response)  # type: ignore[index]
         assert p.nll == pytest.approx(-math.log(p.p_labels[p.response]), rel=1e-5)
         assert p.brier == pytest.approx(sum((q - (label == p.response)) ** 2 for label, q in p.p_labels.items()))
-    icl_ids = len(lm.encoder.encode(build_prompt(LABELS, ICL.demos, ROWS[0].query)).ids)
+    icl_ids = len(lm.encoder.encode(build_prompt(LABELS, DEMOS, ROWS[0].query)).ids)
     assert found[6].n_tokens == icl_ids > 2 * found[0].n_tokens
 
 
@@ -95,7 +97,7 @@ def test_similarity_is_to_icl_on_the_same_gold_tokens(lm: LanguageModel) -> None
     assert all(s == pytest.approx(1.0, abs=1e-5) for p in found[3:] for s in p.similarity)
     for row, p in zip(rows, found[:3], strict=True):
         acts = []
-        for demos in ((), ICL.demos):
+        for demos in ([], DEMOS):
             batch = lm.encoder.collate([lm.encoder.encode(build_prompt(task, demos, row.query, row.label))])
             acts.append(read(lm.base, lm.anatomy, batch, ("attn_out",))["attn_out"])
         by_hand = [
@@ -122,7 +124,7 @@ def test_unparsable_answers_count_as_wrong(lm: LanguageModel) -> None:
 
 def test_adapters_are_switched(lm: LanguageModel, tmp_path: Path) -> None:
     for seed in (0, 1):
-        with new_adapter(lm, r=4, lora_alpha=64, seed=seed) as model:
+        with new_adapter(lm, options={"r": 4, "lora_alpha": 64}, seed=seed) as model:
             torch.manual_seed(seed)
             for name, parameter in model.named_parameters():
                 if "lora_B" in name:

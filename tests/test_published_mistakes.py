@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import test_adapters
 import test_capture
 import test_evaluation
 import test_losses
@@ -17,15 +18,13 @@ import test_run
 import test_task
 import test_training
 import torch
-from conftest import GENERATED, LABELS, example_rows, random_model
-from peft import PromptTuningConfig, get_peft_model
+from conftest import GENERATED, example_rows, random_model
 
 import ia2
-import ia2.run
-from ia2.capture import read
+import ia2.lessons
 from ia2.config import make_config
 from ia2.errors import IA2Error
-from ia2.evaluation import Variant, generate
+from ia2.evaluation import generate
 from ia2.models import LanguageModel, load_model, wrap_model
 from ia2.prompt import build_prompt
 from ia2.run import Data, Run
@@ -35,6 +34,7 @@ ELSEWHERE = {
     1: test_training.test_the_best_weights_are_copied_and_restored,
     2: test_training.test_gradient_accumulation_changes_nothing_nor_drops_the_last_window,
     3: test_training.test_the_same_seed_gives_the_same_bits_and_another_does_not,
+    4: test_adapters.test_aligned_positions_decode_to_the_response,
     5: test_run.test_every_method_runs_and_changes_the_model,
     7: test_capture.test_capture_equals_naive_capture,
     9: test_losses.test_half_precision_inputs_are_compared_in_float32,
@@ -59,13 +59,6 @@ def test_every_mistake_has_its_test() -> None:
     here = {int(n) for n in (part.split("_")[1] for part in globals() if part.startswith("test_")) if n.isdigit()}
     in_readme = {16}  # tests/test_readme.py runs every command of the documentation
     assert here | set(ELSEWHERE) | in_readme == set(range(1, 17))
-
-
-def test_04_virtual_tokens_are_refused_rather_than_misaligned(lm: LanguageModel) -> None:
-    batch = lm.encoder.collate([lm.encoder.encode(build_prompt(LABELS, (), "Text:soup\nLabel:", "0"))])
-    config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
-    with pytest.raises(IA2Error, match="virtual tokens"):
-        read(get_peft_model(lm.base, config), lm.anatomy, batch, ("attn_out",))
 
 
 def test_06_errors_are_neither_swallowed_nor_reported_as_success() -> None:
@@ -102,9 +95,9 @@ def test_10_the_teacher_runs_once_for_all_learning_rates(
     model_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[int] = []
-    collect = ia2.run.collect
+    collect = ia2.lessons.collect
     monkeypatch.setattr(
-        "ia2.run.collect", lambda lm, prompts, *rest: calls.append(len(prompts)) or collect(lm, prompts, *rest)
+        "ia2.lessons.collect", lambda lm, prompts, *rest: calls.append(len(prompts)) or collect(lm, prompts, *rest)
     )
     lm = load_model(model_folder, device="cpu")
     make_run(model_folder, tmp_path / "run", learning_rate=(1e-4, 1e-3, 1e-2)).train(lm)
@@ -116,9 +109,11 @@ def test_10_the_teacher_runs_once_for_all_learning_rates(
 
 def test_13_icl_has_the_very_samples_that_the_adapter_is_trained_on(model_folder: str, tmp_path: Path) -> None:
     run = make_run(model_folder, tmp_path / "run")
-    icl = next(v for v in run.variants() if v == Variant("icl", demos=v.demos))
-    assert {d.query for d in icl.demos} == {e.query for e in run.data.train}
-    prompts = ia2.teacher_prompts(run.task(), run.data.train, run.data.train, np.random.default_rng(0))
+    contexts = run.contexts(load_model(model_folder, device="cpu"))
+    icl = next(v for v in run.variants(contexts) if v.name == "icl")
+    test = ia2.Example("Text:soup\nLabel:", "0")
+    assert sorted(icl.prompt(run.task(), test).context[0::3]) == sorted(e.query for e in run.data.train)
+    prompts = [contexts.prompt(run.task(), e, e.label, np.random.default_rng(0)) for e in run.data.train]
     for example, prompt in zip(run.data.train, prompts, strict=True):
         assert sorted(prompt.context[0::3]) == sorted(e.query for e in run.data.train if e is not example)
         assert prompt.query == example.query

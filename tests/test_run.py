@@ -11,17 +11,17 @@ from conftest import example_rows, reasoned_rows
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-import ia2.run
+import ia2
 from ia2.config import make_config
 from ia2.data import Example
 from ia2.errors import IA2Error
-from ia2.evaluation import Variant
+from ia2.evaluation import Variant, answer
 from ia2.files import read_jsonl
 from ia2.models import load_model
 from ia2.run import Data, Run
 
 DATA = Data(tuple(example_rows(6)), tuple(example_rows(9)[6:]))
-FAST = {"num_train_epochs": 2, "learning_rate": (1e-3, 1e-2), "r": 4}
+FAST = {"num_train_epochs": 2, "learning_rate": (1e-3, 1e-2), "adapter_options": {"r": 4}}
 
 
 def make_run(folder: Path, model: str, data: Data = DATA, **options: Any) -> Run:
@@ -38,8 +38,8 @@ def test_from_examples_to_report(model_folder: str, tmp_path: Path) -> None:
     assert list(adapters) == ["ia2", "ia2-sft"]
     metrics = run.evaluate(example_rows(8))
     names = {path.relative_to(run.folder).as_posix() for path in run.folder.iterdir()}
-    files = "config.yaml environment.json examples.jsonl targets adapters predictions.jsonl metrics.json report.html"
-    assert names == set(files.split())
+    files = "config.yaml environment.json examples.jsonl teacher.json predictions.jsonl metrics.json report.html"
+    assert names == {*files.split(), "targets", "adapters"}
     assert list(metrics["methods"]) == ["zero-shot", "icl", "ia2", "ia2-sft"]
     assert json.loads((run.folder / "metrics.json").read_text()) == metrics
     for method in metrics["methods"].values():
@@ -105,14 +105,14 @@ def test_every_method_runs_and_changes_the_model(model_folder: str, tmp_path: Pa
     for folder in run.adapters.values():
         record = json.loads((folder / "training.json").read_text())
         assert record["n_steps"] > 0
-        assert record["loss"] < record["trainings"][0]["log"][0]["eval_loss"]
+        assert record["value"] < record["trainings"][0]["log"][0]["eval_loss"]
 
 
 def test_the_learning_rate_is_chosen_by_development_loss(model_folder: str, tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", model_folder, method="sft", learning_rate=(1e-5, 1e-2, 1e-4))
     run.train()
     record = json.loads((run.adapters["sft"] / "training.json").read_text())
-    losses = {t["learning_rate"]: t["loss"] for t in record["trainings"]}
+    losses = {t["learning_rate"]: t["value"] for t in record["trainings"]}
     assert list(losses) == [1e-5, 1e-2, 1e-4]
     assert record["learning_rate"] == min(losses, key=lambda rate: losses[rate]) == 1e-2
     best = make_run(tmp_path / "best", model_folder, method="sft", learning_rate=(1e-2,))
@@ -127,9 +127,9 @@ def test_unlabelled_queries_are_primed_on_but_not_fine_tuned_on(model_folder: st
     n_rows = {n: json.loads((f / "training.json").read_text())["n_rows"] for n, f in run.adapters.items()}
     assert n_rows == {"ia2": 6 + 3, "ia2-sft": 6}
     lm = load_model(model_folder, device="cpu")
-    answers = ia2.run.answer(lm, run.task(), [e.query for e in extra], run.variants()[1])
-    kept = read_jsonl(run.folder / "answered.jsonl")
-    assert kept == [{"query": e.query, "response": a.text} for e, a in zip(extra, answers, strict=True)]
+    answers = answer(lm, run.task(), extra, run.variants(run.contexts(lm))[1])
+    kept = [Example(**row) for row in read_jsonl(run.folder / "answered-unlabelled.jsonl")]
+    assert kept == [Example(e.query, a.text) for e, a in zip(extra, answers, strict=True)]
     without = make_run(tmp_path / "without", model_folder)
     without.train()
     assert adapter_bytes(run)["ia2"] != adapter_bytes(without)["ia2"]
@@ -149,13 +149,17 @@ def test_without_development_rows(model_folder: str, tmp_path: Path) -> None:
     run.train()
     record = json.loads((run.adapters["ia2"] / "training.json").read_text())
     assert record["learning_rate"] == 1e-3
-    assert record["loss"] is None
+    assert record["value"] is None
 
 
 def test_icl_is_shown_all_training_rows_in_random_order(model_folder: str, tmp_path: Path) -> None:
-    variants = make_run(tmp_path / "run", model_folder).variants()
+    run = make_run(tmp_path / "run", model_folder)
+    variants = run.variants(run.contexts(load_model(model_folder, device="cpu")))
     assert variants[0] == Variant("zero-shot")
-    assert sorted(variants[1].demos, key=repr) == sorted(DATA.train, key=repr)
+    shown = variants[1].prompt(run.task(), DATA.dev[0]).context[0::3]
+    assert sorted(shown) == sorted(row.query for row in DATA.train)
+    assert list(shown) != [row.query for row in DATA.train]
+    assert variants[1].prompt(run.task(), DATA.dev[1]).context[0::3] == shown  # one order, so that it can be shared
 
 
 def test_another_configuration_or_other_rows_are_refused(model_folder: str, tmp_path: Path) -> None:
@@ -171,7 +175,7 @@ def test_another_configuration_or_other_rows_are_refused(model_folder: str, tmp_
         make_run(tmp_path / "other", model_folder)
     assert (tmp_path / "other" / "precious.txt").read_text() == "mine"
     with pytest.raises(IA2Error, match="expected at least 2"):
-        Data(DATA.train[:1])
+        make_run(tmp_path / "new", model_folder, Data(DATA.train[:1]))
     shutil.rmtree(run.adapters["sft"])
     with pytest.raises(IA2Error, match="sft is not trained yet"):
         Run.open(tmp_path / "run").evaluate(example_rows(2))

@@ -1,47 +1,65 @@
 """The trainer: what changes nothing, what is restored, what is repeated bit for bit."""
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import GENERATED, LABELS, example_rows, reasoned_rows
+from conftest import GENERATED, LABELS, example_rows, reasoned_rows, teacher_prompts
 from torch import Tensor
 
 from ia2.adapters import new_adapter
-from ia2.capture import read
+from ia2.capture import SITES, Selection, Site, read
 from ia2.data import Example
-from ia2.methods import METHODS, PRIME, Stage, Term, stages_of
+from ia2.methods import METHODS, Stage, Term, methods
 from ia2.models import LanguageModel
 from ia2.prompt import build_prompt
-from ia2.targets import collect, teacher_prompts
+from ia2.targets import collect
 from ia2.task import Task
-from ia2.training import Rows, TrainingResult, TrainingSettings, collate, train_stage, trainable_copy
+from ia2.training import (
+    Metric,
+    Rows,
+    StageTrainer,
+    TrainingResult,
+    TrainingSettings,
+    arguments,
+    train_stage,
+    trainable_copy,
+)
 
+PRIME = Stage((Term("attn_out", "nmse"),))
 SETTINGS = TrainingSettings(1e-2, num_train_epochs=3, seed=1)
 
 
-def rows_of(lm: LanguageModel, task: Task, examples: list[Example], demos: list[Example]) -> Rows:
-    prompts = teacher_prompts(task, demos, examples, np.random.default_rng(0))
+def rows_of(
+    lm: LanguageModel,
+    task: Task,
+    examples: list[Example],
+    demos: list[Example],
+    selection: Selection = Selection(frozenset[Site](("attn_out", "logits"))),  # noqa: B008  (frozen)
+) -> Rows:
+    prompts = teacher_prompts(task, demos, examples)
     bare = [lm.encoder.encode(build_prompt(task, (), e.query, e.label)) for e in examples]
-    return Rows(bare, collect(lm, prompts, ("attn_out", "logits")))
+    return Rows(bare, collect(lm, prompts, selection))
 
 
 def fit(
     lm: LanguageModel, stage: Stage, train: Rows, dev: Rows | None, settings: TrainingSettings
 ) -> tuple[TrainingResult, dict[str, Tensor]]:
-    with new_adapter(lm, r=4, lora_alpha=4, seed=0) as model:
+    with new_adapter(lm, options={"r": 4, "lora_alpha": 4}) as model:
         return train_stage(lm, stage, train, dev, settings, "test"), trainable_copy(model)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_stage_learns(any_lm: LanguageModel, name: str) -> None:
-    stage = list(stages_of(name, "nmse").values())[-1]
-    rows = rows_of(any_lm, LABELS, example_rows(6), example_rows(6))
+    stage = methods()[name].stages[0]
+    rows = rows_of(any_lm, LABELS, example_rows(6), example_rows(6), Selection(frozenset(SITES)))
     result, _ = fit(any_lm, stage, rows, rows, replace(SETTINGS, num_train_epochs=10))
     losses = [entry["eval_loss"] for entry in result.log if "eval_loss" in entry]
-    assert result.loss is not None
-    assert result.loss < 0.9 * losses[0]
+    assert result.value is not None
+    assert result.value < 0.9 * losses[0]
 
 
 @pytest.mark.parametrize("stage", [PRIME, Stage((Term("logits", "ce"),))])
@@ -84,7 +102,7 @@ def test_the_best_weights_are_copied_and_restored(lm: LanguageModel) -> None:
     losses = [entry["eval_loss"] for entry in result.log if "eval_loss" in entry]
     assert 0 < result.n_steps < len(losses) - 2
     assert losses[-2] > 1.1 * min(losses)
-    assert result.loss == min(losses)
+    assert result.value == min(losses)
     _, stopped_there = fit(lm, stage, train, None, replace(settings, num_train_epochs=result.n_steps))
     assert all(torch.equal(restored[name], stopped_there[name]) for name in restored)
 
@@ -118,7 +136,7 @@ def test_a_disabled_adapter_is_the_base_bit_for_bit(any_lm: LanguageModel) -> No
     rows = rows_of(any_lm, LABELS, example_rows(4), example_rows(4))
     batch = any_lm.encoder.collate([tokens for tokens, _ in rows.items])
     base = read(any_lm.base, any_lm.anatomy, batch, ("attn_out", "logits"))
-    with new_adapter(any_lm, r=4, lora_alpha=4, seed=0) as model:
+    with new_adapter(any_lm, options={"r": 4, "lora_alpha": 4}) as model:
         train_stage(any_lm, PRIME, rows, rows, SETTINGS, "test")
         adapted = read(model, any_lm.anatomy, batch, ("attn_out", "logits"))
         with model.disable_adapter():
@@ -136,8 +154,8 @@ def test_a_half_precision_base_has_a_float32_adapter_and_losses(lm: LanguageMode
     assert rows[0][1]["attn_out"].dtype == torch.bfloat16
     result, weights = fit(lm, PRIME, rows, rows, replace(SETTINGS, num_train_epochs=10))
     losses = [entry["eval_loss"] for entry in result.log if "eval_loss" in entry]
-    assert result.loss is not None
-    assert result.loss < 0.9 * losses[0]
+    assert result.value is not None
+    assert result.value < 0.9 * losses[0]
     assert {weight.dtype for weight in weights.values()} == {torch.float32}
     batch = lm.encoder.collate([tokens for tokens, _ in rows.items])
     student = read(lm.base, lm.anatomy, batch, ("attn_out",))["attn_out"].float()
@@ -146,9 +164,57 @@ def test_a_half_precision_base_has_a_float32_adapter_and_losses(lm: LanguageMode
     assert losses[0] == pytest.approx(by_hand.sum().item(), rel=1e-4)
 
 
-def test_collated_targets_follow_their_rows(lm: LanguageModel) -> None:
+def test_collated_targets_follow_their_rows(lm: LanguageModel, tmp_path: Path) -> None:
     rows = rows_of(lm, GENERATED, reasoned_rows(3), reasoned_rows(3))
-    batch = collate(lm.encoder, [rows[2], rows[0]], ["attn_out"])
+    trainer = StageTrainer(lm, PRIME, rows, None, arguments(SETTINGS, tmp_path, False))
+    batch = trainer.collate([rows[2], rows[0]])
     expected = torch.cat([rows[2][1]["attn_out"], rows[0][1]["attn_out"]])
     assert torch.equal(batch["targets"]["attn_out"], expected)
     assert list(batch["targets"]) == ["attn_out"]
+
+
+@pytest.mark.parametrize("metric", ["nll", "accuracy"])
+def test_the_best_weights_can_be_chosen_by_another_metric(lm: LanguageModel, metric: Metric) -> None:
+    rows = rows_of(lm, GENERATED, reasoned_rows(4), reasoned_rows(4))
+    with new_adapter(lm, options={"r": 4, "lora_alpha": 4}) as model:
+        result = train_stage(lm, PRIME, rows, rows, replace(SETTINGS, metric_for_best_model=metric))
+        nll, hits = [], []
+        for tokens, _ in rows.items:
+            logp = model(torch.tensor([tokens.ids])).logits[0].log_softmax(-1)
+            for t in range(len(tokens.ids) - tokens.n_response, len(tokens.ids)):
+                nll.append(-logp[t - 1, tokens.ids[t]].item())
+                hits.append(logp[t - 1].argmax().item() == tokens.ids[t])
+    assert result.value == pytest.approx(np.mean(nll) if metric == "nll" else -np.mean(hits), rel=1e-4)
+
+
+@pytest.mark.parametrize("has_dev", [False, True])
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_weights(
+    lm: LanguageModel, has_dev: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = rows_of(lm, LABELS, example_rows(4), example_rows(4))
+    whole, n_calls = StageTrainer.summed_losses, 0
+
+    def broken(self: StageTrainer, student: Any, inputs: Any) -> Tensor:
+        nonlocal n_calls
+        n_calls += self.model.training
+        return whole(self, student, inputs) * (float("nan") if n_calls > 3 else 1.0)
+
+    _, three = fit(lm, PRIME, rows, None, replace(SETTINGS, num_train_epochs=3))
+    monkeypatch.setattr(StageTrainer, "summed_losses", broken)
+    settings = replace(SETTINGS, num_train_epochs=9, eval_steps=1)
+    result, weights = fit(lm, PRIME, rows, rows if has_dev else None, settings)
+    assert result.stopped is not None
+    assert "no finite loss at step 4, learning rate 0.01; the weights of step" in result.stopped
+    assert result.stopped in capsys.readouterr().err
+    assert all(torch.isfinite(weight).all() for weight in weights.values())
+    assert result.n_steps == (3 if has_dev else 2)
+    if has_dev:
+        assert all(torch.equal(weights[name], three[name]) for name in three)
+
+
+def test_gradient_checkpointing_changes_nothing(lm: LanguageModel) -> None:
+    rows = rows_of(lm, LABELS, example_rows(4), example_rows(4))
+    _, plain = fit(lm, PRIME, rows, None, SETTINGS)
+    lm.base.activation_checkpointing_enable()
+    _, checkpointed = fit(lm, PRIME, rows, None, SETTINGS)
+    assert all(torch.equal(plain[name], checkpointed[name]) for name in plain)

@@ -7,8 +7,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ia2.capture import read
+    from ia2.capture import Selection, read
     from ia2.config import RunConfig, make_config
+    from ia2.contexts import Contexts
     from ia2.data import Example, read_examples
     from ia2.errors import IA2Error
     from ia2.evaluation import Variant, evaluate
@@ -17,10 +18,11 @@ if TYPE_CHECKING:
     from ia2.prompt import Prompt, build_prompt
     from ia2.run import Data, Run
     from ia2.statistics import bootstrap
-    from ia2.targets import collect, teacher_prompts
+    from ia2.targets import Targets, collect
     from ia2.task import Task
 
 _HOMES = {
+    "Contexts": "contexts",
     "Data": "run",
     "Example": "data",
     "IA2Error": "errors",
@@ -28,6 +30,8 @@ _HOMES = {
     "Prompt": "prompt",
     "Run": "run",
     "RunConfig": "config",
+    "Selection": "capture",
+    "Targets": "targets",
     "Task": "task",
     "Variant": "evaluation",
     "bootstrap": "statistics",
@@ -39,10 +43,10 @@ _HOMES = {
     "make_config": "config",
     "read": "capture",
     "read_examples": "data",
-    "teacher_prompts": "targets",
     "wrap_model": "models",
 }
 __all__ = [
+    "Contexts",
     "Data",
     "Example",
     "IA2Error",
@@ -50,6 +54,8 @@ __all__ = [
     "Prompt",
     "Run",
     "RunConfig",
+    "Selection",
+    "Targets",
     "Task",
     "Variant",
     "bootstrap",
@@ -61,7 +67,6 @@ __all__ = [
     "make_config",
     "read",
     "read_examples",
-    "teacher_prompts",
     "wrap_model",
 ]
 

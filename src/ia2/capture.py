@@ -1,64 +1,158 @@
 """Reading what a model computes at the positions that predict a response: one hooked forward, only those kept."""
 
+import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ia2.errors import IA2Error
 from ia2.models import Anatomy
-from ia2.prompt import TokenBatch, Tokens
+from ia2.prompt import Positions, TokenBatch, Tokens
 
-Site = Literal["attn_out", "logits"]
+Site = Literal["attn_out", "head_out", "mlp_out", "hidden", "logits"]
+SITES: tuple[Site, ...] = get_args(Site)
 TOKENS_PER_BATCH = 8192
 
 
-def read(model: nn.Module, anatomy: Anatomy, batch: TokenBatch, sites: Collection[Site]) -> dict[Site, Tensor]:
-    """One forward pass of `model`; the values of `sites` at the P response positions of the batch, in row-major order.
+@dataclass(frozen=True)
+class Selection:
+    """Which sites are read, in which decoder layers (all if None), at which positions."""
 
-    The head is applied to response positions alone, and to none if `logits` is not among `sites`. Hooks are removed
-    on every way out. Differentiable; in the model's own precision.
+    sites: frozenset[Site]
+    layers: frozenset[int] | None = None
+    positions: Positions = "response"
+
+    def size(self, row: Tokens, site: Site) -> int:
+        """The number of a row's positions that are read at a site."""
+        return row.n_response if site == "logits" else len(row.aligned(self.positions))
+
+
+def read(
+    model: nn.Module,
+    anatomy: Anatomy,
+    batch: TokenBatch,
+    sites: Collection[Site],
+    layers: Collection[int] | None = None,
+    **kwargs: Any,
+) -> dict[Site, Tensor]:
+    """One forward pass of `model`; the values of `sites`, positions in row-major order of the batch.
+
+    Activations are those at the `aligned_mask` of the batch, logits those at the P positions that predict a response
+    token: the head is applied to these alone. Without `logits`, the pass ends behind the last site that is read: no
+    head, nothing that no site needs. Hooks are removed on every way out. Differentiable; in the model's own precision.
 
     Args:
-        model: the model to call: `anatomy.base`, or a wrapper that shares its modules (PEFT, DDP).
+        model: the model to call: `anatomy.base`, or a wrapper that shares its modules (PEFT, DDP). Tokens that it adds
+            before the batch's own (prompt tuning) are not counted as positions.
         anatomy: where the sites are.
         batch: right-padded prompts with their responses.
-        sites: `attn_out` (every layer's self-attention output, after its output projection) and/or `logits`.
+        sites: `attn_out` (self-attention, after its output projection: the paper's), `head_out` (before it, heads side
+            by side), `mlp_out` (feed-forward block), `hidden` (residual stream behind the layer), `logits`.
+        layers: decoder layers to read, from 0; all if None. Layers without attention have no `attn_out`, `head_out`.
+        kwargs: for the model's forward, such as `past_key_values`.
 
     Returns:
-        `attn_out` (P, L, D) and/or `logits` (P, V).
+        Activations (P, L, D), L the layers that have the site in ascending order; `logits` (P, V).
     """
-    mask_BT = batch.response_mask
-    acts_L: list[Tensor] = []
+    parts: dict[Site, list[Tensor]] = {site: [] for site in sites}
+    places = [(site, path) for site in SITES if site in sites for path in paths(anatomy, site, layers)]
+    n_missing = len(places)
+    later = torch.is_grad_enabled()  # activation checkpointing would not run again what a hook adds to the graph
+    ends_early = "logits" not in sites and not isinstance(model, DistributedDataParallel)
 
-    def keep(module: nn.Module, args: Any, output: Tensor) -> None:
-        if output.shape[:2] != mask_BT.shape:
-            raise IA2Error(
-                f"attention ran over {tuple(output.shape[:2])} positions where the batch has {tuple(mask_BT.shape)}: "
-                "this adapter adds virtual tokens, which cannot be aligned; use one that adds none, such as LoRA"
-            )
-        acts_L.append(output[mask_BT])
+    def at_positions(output_BTD: Tensor) -> Tensor:
+        return output_BTD[:, output_BTD.shape[1] - batch.input_ids.shape[1] :][batch.aligned_mask]
+
+    def keep(site: Site, output: Any) -> None:
+        nonlocal n_missing
+        output = output[0] if isinstance(output, tuple) else output
+        B, T = batch.input_ids.shape
+        if output.ndim == 2 and len(output) % B == 0:  # some blocks work on rows side by side
+            output = output.unflatten(0, (B, -1))
+        if output.ndim != 3 or output.shape[0] != B or output.shape[1] < T:
+            raise IA2Error(f"{site} has the shape {tuple(output.shape)}; expected ({B}, at least {T}, features)")
+        parts[site].append(output if later else at_positions(output))
+        n_missing -= 1
+        if not n_missing and ends_early:
+            raise _Enough
+
+    def watch(site: Site, module: nn.Module) -> Any:
+        if site == "head_out":
+            return module.register_forward_pre_hook(lambda module, args: keep(site, args[0]))
+        return module.register_forward_hook(lambda module, args, output: keep(site, output))
 
     def select(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        hidden_BTD = args[0]
-        return (hidden_BTD[mask_BT][None] if "logits" in sites else hidden_BTD[:1, :0], *args[1:])
+        hidden_BTD = args[0][:, args[0].shape[1] - batch.input_ids.shape[1] :]
+        return (hidden_BTD[batch.response_mask][None] if "logits" in sites else hidden_BTD[:1, :0], *args[1:])
 
     with ExitStack() as hooks:
-        if "attn_out" in sites:
-            for path in anatomy.attn_out:
-                hooks.callback(anatomy.base.get_submodule(path).register_forward_hook(keep).remove)
+        for site, path in places:
+            hooks.callback(watch(site, anatomy.base.get_submodule(path)).remove)
         hooks.callback(anatomy.base.get_output_embeddings().register_forward_pre_hook(select).remove)
-        logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).logits
+        try:
+            kwargs = {"use_cache": False, **kwargs}
+            out = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, **kwargs)
+        except _Enough:
+            out = None
+    if n_missing:
+        raise RuntimeError(f"{n_missing} of {len(places)} places to read did not run in the forward pass")
     values: dict[Site, Tensor] = {}
-    if "attn_out" in sites:
-        if len(acts_L) != len(anatomy.attn_out):
-            raise RuntimeError(f"{len(acts_L)} attention outputs were seen in {len(anatomy.attn_out)} layers")
-        values["attn_out"] = torch.stack(acts_L, dim=1)
+    for site, acts in parts.items():
+        if site != "logits":
+            values[site] = torch.stack([at_positions(output) for output in acts] if later else acts, dim=1)
     if "logits" in sites:
-        values["logits"] = logits[0]
+        values["logits"] = out.logits[0]
     return values
+
+
+def paths(anatomy: Anatomy, site: Site, layers: Collection[int] | None = None) -> list[str]:
+    """The modules where a site is read, one a layer that has it, in ascending order of layers; none for logits."""
+    of_layer: dict[int, str] = {
+        "attn_out": dict(zip(anatomy.attention_layers, anatomy.attn_out, strict=True)),
+        "head_out": dict(zip(anatomy.attention_layers, anatomy.attn_out, strict=True)),
+        "mlp_out": dict(enumerate(anatomy.mlp_out)),
+        "hidden": dict(enumerate(anatomy.layers)),
+        "logits": {},
+    }[site]
+    return [path for layer, path in sorted(of_layer.items()) if layers is None or layer in layers]
+
+
+def layer_numbers(layers: str, n_layers: int) -> frozenset[int] | None:
+    """The decoder layers that a text names, from 0; None for `all`.
+
+    Args:
+        layers: `all`, `first:4`, `last:4`, `every:2`, or numbers and ranges such as `0,5-8`.
+        n_layers: of the model.
+
+    Raises:
+        IA2Error: it is not of that form, or names a layer that is not there.
+    """
+    if layers == "all":
+        return None
+    parts = [re.fullmatch(r"(first:|last:|every:)?(\d+)(?:-(\d+))?", part.strip()) for part in layers.split(",")]
+    chosen: set[int] = set()
+    for part in parts:
+        if part is None or (part[1] and part[3]):
+            raise IA2Error(f"layers are '{layers}'; expected all, first:4, last:4, every:2, or numbers such as 0,5-8")
+        n = int(part[2])
+        chosen |= {
+            "first:": set(range(n)),
+            "last:": set(range(n_layers - n, n_layers)),
+            "every:": set(range(0, n_layers, max(n, 1))),
+            None: set(range(n, int(part[3] or n) + 1)),
+        }[part[1]]
+    if not chosen or not chosen <= set(range(n_layers)):
+        raise IA2Error(f"layers are '{layers}' and the model has {n_layers} of them, 0 to {n_layers - 1}")
+    return frozenset(chosen)
+
+
+class _Enough(Exception):  # noqa: N818  (it is no error)
+    """All that is to be read has been."""
 
 
 def batches(rows: Sequence[Tokens], max_tokens: int = TOKENS_PER_BATCH) -> Iterator[list[int]]:

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -42,8 +43,18 @@ def train(
     unlabelled: Annotated[Path | None, typer.Option(help="Rows with a query only, to align on.")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of options; those given here count more.")] = None,
     preset: Annotated[str, typer.Option(help="default, or paper for the paper's settings.")] = "default",
-    method: Annotated[str | None, typer.Option(help="sft, soft, ia2 or ia2-sft.  [default: ia2-sft]")] = None,
-    loss: Annotated[str | None, typer.Option(help="Alignment loss: nmse (scale-free) or mse (the paper's).")] = None,
+    method: Annotated[str | None, typer.Option(help="See `ia2 methods`.  [default: ia2-sft]")] = None,
+    adapter: Annotated[str | None, typer.Option(help="See `ia2 adapters`.  [default: lora]")] = None,
+    loss: Annotated[
+        str | None, typer.Option(help="Alignment loss: nmse (scale-free), mse (the paper's), cosine, huber, kl.")
+    ] = None,
+    layers: Annotated[
+        str | None, typer.Option(help="Aligned: all, first:4, last:4, every:2, or 0,5-8.  [default: all]")
+    ] = None,
+    context: Annotated[
+        Path | None, typer.Option(help="A text that the teacher sees first and the student does not.")
+    ] = None,
+    n_demos: Annotated[int | None, typer.Option(help="Demos that the teacher sees.  [default: all others]")] = None,
     labels: Annotated[
         str | None, typer.Option(help="The labels, parted by commas; none: answers are generated.")
     ] = None,
@@ -52,8 +63,8 @@ def train(
     ] = None,
     prime_learning_rate: Annotated[str | None, typer.Option(help="Those of alignment, if others.")] = None,
     num_train_epochs: Annotated[int | None, typer.Option(help="At most, a stage.  [default: 50]")] = None,
-    r: Annotated[int | None, typer.Option(help="LoRA rank.  [default: 8]")] = None,
-    lora_alpha: Annotated[int | None, typer.Option(help="LoRA alpha.  [default: 8]")] = None,
+    r: Annotated[int | None, typer.Option(help="Rank of the adapter.  [default: 8]")] = None,
+    lora_alpha: Annotated[int | None, typer.Option(help="LoRA's alpha.  [default: 8]")] = None,
     seed: Annotated[int | None, typer.Option(help="Of initial weights and every order.  [default: 0]")] = None,
     set_option: Annotated[
         list[str] | None, typer.Option("--set", help="Any other option as name=value, e.g. eval_steps=4.")
@@ -61,24 +72,28 @@ def train(
 ) -> None:
     """Train an adapter on your examples: record what the model does with them in its prompt, align, fine-tune."""
     from ia2.config import make_config, read_config
-    from ia2.data import read_examples
+    from ia2.data import read_examples, read_text
     from ia2.progress import say
     from ia2.run import Data, Run
 
     given = {
         "model": model or None,
         "method": method,
+        "adapter": adapter,
         "loss": loss,
+        "layers": layers,
+        "context": read_text(context) if context else None,
+        "n_demos": n_demos,
         "labels": labels if labels in (None, "none", "auto") else _parted(labels),
         "learning_rate": _numbers("--learning-rate", learning_rate),
         "prime_learning_rate": _numbers("--prime-learning-rate", prime_learning_rate),
         "num_train_epochs": num_train_epochs,
-        "r": r,
-        "lora_alpha": lora_alpha,
         "seed": seed,
         **_assignments(set_option or []),
     }
     values = {**(read_config(config) if config else {}), **{k: v for k, v in given.items() if v is not None}}
+    own = {name: value for name, value in (("r", r), ("lora_alpha", lora_alpha)) if value is not None}
+    values["adapter_options"] = {**values.get("adapter_options", {}), **own}
     if "model" not in values:
         raise IA2Error("no model given; use --model tiny, --model FOLDER or --model HUB_ID")
     checked = make_config(values, preset)
@@ -90,7 +105,7 @@ def train(
     found = run.task().labels
     say("answers are generated text (--labels a,b,... if not)" if found is None else f"labels: {', '.join(found)}")
     run.train()
-    typer.echo(f"adapter: {run.adapters[checked.method]}")
+    typer.echo(f"adapter: {run.adapters[checked.result]}")
     if tests:
         _show(run.evaluate(tests), run.folder)
 
@@ -124,6 +139,36 @@ def predict(
         if answer.p_labels:
             line["p_labels"] = {label: round(p, 6) for label, p in answer.p_labels.items()}
         typer.echo(json.dumps(line, ensure_ascii=False))
+
+
+@app.command()
+def methods() -> None:
+    """List the methods: stages, what they minimise."""
+    from ia2.methods import methods as table
+
+    _print_rows(("method", "what it does", "minimises"), [(name, m.what, m.equation) for name, m in table().items()])
+
+
+@app.command()
+def adapters() -> None:
+    """List the adapters; any other of PEFT's goes by its PEFT type."""
+    from ia2.adapters import ADAPTERS
+
+    rates = [", ".join(f"{rate:g}" for rate in a.learning_rate) for a in ADAPTERS.values()]
+    rows = [(name, a.what, a.peft_type, rate) for (name, a), rate in zip(ADAPTERS.items(), rates, strict=True)]
+    _print_rows(("adapter", "what it changes", "PEFT type", "learning rates tried"), rows)
+
+
+def _print_rows(titles: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*titles, box=None)
+    for row in rows:
+        table.add_row(*row)
+    console = Console()
+    console.width = max(console.width, 120)  # a row is not broken where the terminal is not known
+    console.print(table, markup=False)
 
 
 def _parted(text: str | None) -> tuple[str, ...] | None:

@@ -1,71 +1,179 @@
 """The configuration of a run: checked, and kept beside its results."""
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from ia2.adapters import find_adapter
+from ia2.capture import Site
+from ia2.contexts import ORDERS, Order
 from ia2.errors import IA2Error, choose
-from ia2.losses import ALIGNMENT_LOSSES
-from ia2.methods import METHODS
-from ia2.training import TrainingSettings
+from ia2.losses import ALIGNMENT_LOSSES, SOFT_LOSSES
+from ia2.methods import METHODS, Responses, Stage, Term, methods, named_stages
+from ia2.prompt import POSITIONS, Positions
+from ia2.training import METRICS, Metric, TrainingSettings
+
+
+def _one_of(kind: str, known: Iterable[str]) -> AfterValidator:
+    return AfterValidator(lambda name: name if name is None else choose(kind, name, known))
+
+
+def _checked_rates(rates: tuple[float, ...] | None) -> tuple[float, ...] | None:
+    if rates is not None and (not rates or min(rates) <= 0):
+        raise IA2Error(f"learning rates are {list(rates)}; expected at least one, all above 0")
+    return rates
+
+
+Rates = Annotated[tuple[float, ...] | None, AfterValidator(_checked_rates)]
+Metrics = Annotated[Metric | None, _one_of("metric", METRICS)]
+
+
+class StageConfig(BaseModel):
+    """A stage that a user writes: the loss at each site, with a weight where it is not 1, and its own settings.
+
+    Example in YAML: `{terms: {attn_out: nmse, logits: {kl: 0.1}}, learning_rate: [1e-3]}`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    terms: dict[Site, str | dict[str, float]]
+    responses: Responses = "labels"
+    learning_rate: Rates = None
+    num_train_epochs: int | None = Field(None, ge=1)
+    early_stopping_patience: int | None = Field(None, ge=1)
+    metric_for_best_model: Metrics = None
+
+    def stage(self, **options: Any) -> Stage:
+        """As the program has it."""
+        terms = []
+        for site, losses in self.terms.items():
+            known = [*SOFT_LOSSES, "ce"] if site == "logits" else ALIGNMENT_LOSSES
+            for loss, weight in losses.items() if isinstance(losses, dict) else [(losses, 1.0)]:
+                terms.append(Term(site, choose(f"loss at {site}", loss, known), weight))
+        return Stage(tuple(terms), **{**options, "responses": self.responses})
+
+
+def _known_method(method: str | dict[str, StageConfig]) -> str | dict[str, StageConfig]:
+    if isinstance(method, str):
+        return choose("method", method, METHODS)
+    for name in method:
+        if not name.replace("-", "").replace("+", "").replace("_", "").isalnum():
+            raise IA2Error(f"a stage is called '{name}'; expected letters, digits, '-', '+' and '_' alone")
+    if not method:
+        raise IA2Error("the method has no stages; expected at least one, such as 'align: {terms: {attn_out: nmse}}'")
+    return method
 
 
 class RunConfig(BaseModel):
     """Everything that determines a run but its rows. Names are those of transformers and PEFT where they have one.
 
-    Several learning rates are tried, and the best development loss decides, for each stage by itself.
+    Several learning rates are tried, and the development rows decide, for each stage by itself. Where one of the
+    `prime_` options is None, it is as for the other stages.
+
+    Attributes:
+        method: a name in `ia2 methods`, or stages by name, as `StageConfig` has them.
+        loss, soft_loss, beta, temperature, top_k, layers, positions: see `ia2.methods.methods` and `Stage`.
+        labels: the possible responses; `auto` infers them from the rows, `none` generates answers.
+        demos, n_demos, context: what the teacher sees before a query: see `ia2.contexts.Contexts`.
+        n_permutations: orders of the demos that the teacher is read with, for each row.
+        permutations: whether each is a target of its own (`all`), or their average is (`mean`).
+        reshuffle: whether the demos are drawn anew for every epoch.
+        drop_demos: whether demos are left out, first ones first, where a prompt exceeds the model's window.
+        responses: whose responses the teacher is read on: `labels`, or its own (`teacher`).
+        sample_responses: whether its own are sampled rather than the likeliest, and how many (0: not).
+        adapter, adapter_options: a name in `ia2 adapters`, and options of PEFT's configuration.
+        dtype, quantization, attn_implementation, trust_remote_code: of the base model, see `ia2.load_model`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str
-    method: str = "ia2-sft"
-    loss: str = "nmse"
+    method: Annotated[str | dict[str, StageConfig], AfterValidator(_known_method)] = "ia2-sft"
     labels: tuple[str, ...] | Literal["auto", "none"] = "auto"
     seed: int = Field(0, ge=0)
 
-    r: int = Field(8, ge=1)
-    lora_alpha: int = Field(8, ge=1)
+    loss: Annotated[str, _one_of("loss", ALIGNMENT_LOSSES)] = "nmse"
+    soft_loss: Annotated[str, _one_of("soft loss", SOFT_LOSSES)] = "kl"
+    beta: float = Field(0.5, ge=0, le=1)
+    temperature: float = Field(1.0, gt=0)
+    top_k: int | None = Field(None, ge=1)
+    layers: str = "all"
+    positions: Annotated[Positions, _one_of("positions", POSITIONS)] = "response"
 
-    learning_rate: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
-    prime_learning_rate: tuple[float, ...] | None = None  # None: those of learning_rate
+    demos: Annotated[Order, _one_of("order of demos", ORDERS)] = "random"
+    n_demos: int | None = Field(None, ge=0)
+    n_permutations: int = Field(1, ge=1)
+    permutations: Literal["all", "mean"] = "all"
+    reshuffle: bool = False
+    context: str = ""
+    drop_demos: bool = False
+    responses: Responses = "labels"
+    sample_responses: int = Field(0, ge=0)
+
+    adapter: Annotated[str, AfterValidator(lambda name: find_adapter(name) and name)] = "lora"
+    adapter_options: dict[str, Any] = {}
+
+    learning_rate: Rates = None  # None: those of the adapter
     num_train_epochs: int = Field(50, ge=1)
     per_device_train_batch_size: int = Field(4, ge=1)
     gradient_accumulation_steps: int = Field(1, ge=1)
     eval_steps: int = Field(2, ge=1)
     early_stopping_patience: int = Field(5, ge=1)
+    metric_for_best_model: Metric = "loss"
+    prime_learning_rate: Rates = None
+    prime_num_train_epochs: int | None = Field(None, ge=1)
+    prime_early_stopping_patience: int | None = Field(None, ge=1)
+    prime_metric_for_best_model: Metrics = None
+
     max_new_tokens: int = Field(200, ge=1)
+    dtype: str | None = None
+    quantization: Literal["4bit", "8bit"] | None = None
+    attn_implementation: str | None = None
+    trust_remote_code: bool = False
 
-    @field_validator("method")
-    @classmethod
-    def _known_method(cls, name: str) -> str:
-        return choose("method", name, METHODS)
+    def stages(self) -> dict[str, Stage]:
+        """Stages by the name of the adapter that each yields."""
+        names = ("layers", "positions", "temperature", "top_k", "responses")
+        options: dict[str, Any] = {name: getattr(self, name) for name in names}
+        if isinstance(self.method, str):
+            return named_stages(self.method, methods(self.loss, self.soft_loss, self.beta, **options))
+        return {name: stage.stage(**options) for name, stage in self.method.items()}
 
-    @field_validator("loss")
-    @classmethod
-    def _known_loss(cls, name: str) -> str:
-        return choose("loss", name, ALIGNMENT_LOSSES)
+    @property
+    def result(self) -> str:
+        """The name of the adapter that the last stage yields."""
+        return self.method if isinstance(self.method, str) else list(self.method)[-1]
 
-    @field_validator("learning_rate", "prime_learning_rate")
-    @classmethod
-    def _positive(cls, rates: tuple[float, ...] | None) -> tuple[float, ...] | None:
-        if rates is not None and (not rates or min(rates) <= 0):
-            raise IA2Error(f"learning rates are {list(rates)}; expected at least one, all above 0")
-        return rates
+    def settings(self, name: str, n_rows: int) -> list[TrainingSettings]:
+        """Of the trainings of a stage on so many rows, one for each learning rate.
 
-    def settings(self, learning_rate: float, n_rows: int) -> TrainingSettings:
-        """Of one training on so many rows: the effective batch is never larger than they are (paper: min(4, N))."""
-        return TrainingSettings(
-            learning_rate=learning_rate,
-            num_train_epochs=self.num_train_epochs,
-            per_device_train_batch_size=min(self.per_device_train_batch_size, n_rows),
-            gradient_accumulation_steps=self.gradient_accumulation_steps,
-            eval_steps=self.eval_steps,
-            early_stopping_patience=self.early_stopping_patience,
-            seed=self.seed,
-        )
+        The effective batch is never larger than the rows are many (paper: min(4, N)).
+        """
+        stage = self.stages()[name]
+        own = self.method[name] if isinstance(self.method, dict) else None
+        primes = bool(stage.teacher_sites) and stage.imitates
+
+        def of(option: str) -> Any:
+            given = getattr(own, option, None)
+            given = getattr(self, f"prime_{option}") if given is None and primes else given
+            return getattr(self, option) if given is None else given
+
+        return [
+            TrainingSettings(
+                learning_rate=rate,
+                num_train_epochs=of("num_train_epochs"),
+                per_device_train_batch_size=min(self.per_device_train_batch_size, n_rows),
+                gradient_accumulation_steps=self.gradient_accumulation_steps,
+                eval_steps=self.eval_steps,
+                early_stopping_patience=of("early_stopping_patience"),
+                metric_for_best_model=of("metric_for_best_model"),
+                seed=self.seed,
+            )
+            for rate in of("learning_rate") or find_adapter(self.adapter).learning_rate
+        ]
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -86,12 +194,16 @@ def make_config(values: dict[str, Any], preset: str = "default") -> RunConfig:
     try:
         return RunConfig(**values)
     except ValidationError as error:
-        first = error.errors()[0]
-        cause = first.get("ctx", {}).get("error")
-        if isinstance(cause, IA2Error):
-            raise cause from None
-        where = ".".join(str(part) for part in first["loc"][:1])
-        raise IA2Error(f"option '{where}' is {first['input']!r}: {first['msg'].lower()}") from None
+        raise IA2Error(_in_a_line(error)) from None
+
+
+def _in_a_line(error: ValidationError) -> str:
+    first = error.errors()[0]
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, IA2Error):
+        return str(cause)
+    where = ".".join(str(part) for part in first["loc"] if part not in ("str", "constrained-str"))
+    return f"option '{where}' is {first['input']!r}: {first['msg'].lower()}"
 
 
 def read_config(path: Path) -> dict[str, Any]:

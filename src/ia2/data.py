@@ -15,10 +15,14 @@ COLUMNS = (("query", "response"), ("prompt", "completion"))
 
 @dataclass(frozen=True)
 class Example:
-    """A query and the response it should get; `response` is None where it is not known."""
+    """A query and the response it should get; `response` is None where it is not known.
+
+    `context` is text that the teacher sees before the query and the student does not.
+    """
 
     query: str
     response: str | None = None
+    context: str | None = None
 
     @property
     def label(self) -> str:
@@ -41,11 +45,21 @@ def read_examples(path: str | Path, labelled: bool = True) -> list[Example]:
     path = Path(path)
     if not path.is_file():
         raise IA2Error(f"{path}: no such file; expected JSON lines with 'query' and 'response'")
+    return parse_examples(read_text(path), str(path), labelled)
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 file.
+
+    Raises:
+        IA2Error: no such file, or other bytes.
+    """
+    if not path.is_file():
+        raise IA2Error(f"{path}: no such file")
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise IA2Error(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
-    return parse_examples(text, str(path), labelled)
 
 
 def parse_examples(text: str, source: str, labelled: bool = True) -> list[Example]:

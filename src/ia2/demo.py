@@ -74,7 +74,7 @@ class Cell:
             for suffix, run in self.runs(model):
                 trained = run.train(lm, targets=self.folder / "targets")
                 adapters |= {f"{name}{suffix}": folder for name, folder in trained.items()}
-            variants = [*run.variants()[:2], *(Variant(name, adapter=name) for name in adapters)]
+            variants = [*run.variants(run.contexts(lm))[:2], *(Variant(name, adapter=name) for name in adapters)]
             with loaded_adapters(lm, adapters):
                 found = evaluate(lm, run.task(), self.rows("test", N_TEST), variants, reference=variants[1])
             write_jsonl(path, (asdict(prediction) for prediction in found))

@@ -1,6 +1,7 @@
 """What each way of using a model answers, how sure it is, what it costs, and how alike its activations are to ICL's."""
 
 import time
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,10 +10,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
+from transformers import PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList, set_seed
 
-from ia2.adapters import using
-from ia2.capture import batches, read
+from ia2.adapters import adds_tokens, using
+from ia2.capture import Site, batches, read
+from ia2.contexts import Contexts
 from ia2.data import Example
 from ia2.errors import IA2Error
 from ia2.metrics import aurc, classwise_ece, ece, ece_mass, entropy, excess_aurc, macro_f1, mce, reliability
@@ -23,15 +25,26 @@ from ia2.statistics import Array, Columns, Statistic, intervals, mcnemar, mean, 
 from ia2.task import Task
 
 CHUNK = {True: 256, False: 8}  # rows whose activations are held at a time, with label answers and with generated ones
+ATTENTION: frozenset[Site] = frozenset({"attn_out"})
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A way of using the model: with these demos in context, and/or with the loaded adapter of this name."""
+    """A way of using the model: with a context before the query, and/or with the loaded adapter of this name.
+
+    `seed` is of the order of demos, where that is random: the same for every query.
+    """
 
     name: str
-    demos: tuple[Example, ...] = ()
+    contexts: Contexts | None = None
     adapter: str | None = None
+    seed: int = 0
+
+    def prompt(self, task: Task, example: Example, response: str | None = None) -> Prompt:
+        """What the model is shown."""
+        if self.contexts is None:
+            return build_prompt(task, (), example.query, response)
+        return self.contexts.prompt(task, example, response, np.random.default_rng([self.seed, 3]))
 
 
 @dataclass(frozen=True)
@@ -89,7 +102,7 @@ def evaluate(
         size = CHUNK[bool(task.labels)]
         for start in range(0, len(examples), size):
             chunk = examples[start : start + size]
-            teacher = _gold(lm, task, chunk, reference).acts
+            teacher = gold(lm, task, chunk, reference).acts
             for variant in variants:
                 found[variant.name] += _predict_chunk(lm, task, chunk, variant, teacher)
                 advance(len(chunk), variant.name)
@@ -99,12 +112,12 @@ def evaluate(
 def _predict_chunk(
     lm: LanguageModel, task: Task, chunk: Sequence[Example], variant: Variant, teacher: list[Tensor]
 ) -> list[Prediction]:
-    gold = _gold(lm, task, chunk, variant)
+    forced = gold(lm, task, chunk, variant)
     similarity = [
-        F.cosine_similarity(a.float(), b.float(), dim=-1).mean(0) for a, b in zip(gold.acts, teacher, strict=True)
+        F.cosine_similarity(a.float(), b.float(), dim=-1).mean(0) for a, b in zip(forced.acts, teacher, strict=True)
     ]
     start = time.perf_counter()
-    answers = answer(lm, task, [e.query for e in chunk], variant)
+    answers = answer(lm, task, chunk, variant)
     seconds = (time.perf_counter() - start) / len(chunk)
     predictions = []
     for i, (example, given) in enumerate(zip(chunk, answers, strict=True)):
@@ -113,7 +126,7 @@ def _predict_chunk(
             nll = -float(given.logp_labels[example.label])
             brier = sum((p - (label == example.label)) ** 2 for label, p in given.p_labels.items())
         else:
-            nll, brier = gold.nll[i], (given.confidence - correct) ** 2
+            nll, brier = forced.nll[i], (given.confidence - correct) ** 2
         predictions.append(
             Prediction(
                 variant=variant.name,
@@ -122,7 +135,7 @@ def _predict_chunk(
                 answer=given.text,
                 confidence=given.confidence,
                 correct=correct,
-                greedy_correct=gold.greedy[i],
+                greedy_correct=forced.greedy[i],
                 nll=nll,
                 brier=brier,
                 p_labels=given.p_labels,
@@ -135,7 +148,7 @@ def _predict_chunk(
 
 
 @dataclass(frozen=True)
-class _Gold:
+class Gold:
     """Gold responses, teacher-forced: attention outputs (R, L, D), mean NLL a token, whether greedy would say it."""
 
     acts: list[Tensor]
@@ -143,23 +156,33 @@ class _Gold:
     greedy: list[bool]
 
 
-def _gold(lm: LanguageModel, task: Task, examples: Sequence[Example], variant: Variant) -> _Gold:
-    rows = _encode(lm, [build_prompt(task, variant.demos, e.query, e.label) for e in examples])
+@torch.no_grad()
+def gold(
+    lm: LanguageModel,
+    task: Task,
+    examples: Sequence[Example],
+    variant: Variant,
+    sites: frozenset[Site] = ATTENTION,
+) -> Gold:
+    """Read a variant on the gold responses; `acts` stay empty without `attn_out` among the sites."""
+    rows = _encode(lm, [variant.prompt(task, e, e.label) for e in examples])
     acts: list[Tensor] = [torch.empty(0)] * len(rows)
     nll, greedy = [0.0] * len(rows), [False] * len(rows)
     with using(lm, variant.adapter):
         for chosen in batches(rows):
             batch = lm.encoder.collate([rows[i] for i in chosen]).to(lm.device)
-            values = read(lm.model, lm.anatomy, batch, ("attn_out", "logits"))
+            values = read(lm.model, lm.anatomy, batch, sites | {"logits"})
             sizes = [rows[i].n_response for i in chosen]
             logp_PV = values["logits"].float().log_softmax(-1)
             logp_P = logp_PV.gather(1, batch.response_ids[:, None])[:, 0]
             others_PV = logp_PV.scatter(1, batch.response_ids[:, None], -torch.inf)
             best_P = logp_P > others_PV.max(-1).values
-            pieces = zip(chosen, values["attn_out"].split(sizes), logp_P.split(sizes), best_P.split(sizes), strict=True)
-            for i, acts_RLD, logp_R, best_R in pieces:
-                acts[i], nll[i], greedy[i] = acts_RLD, -logp_R.mean().item(), bool(best_R.all())
-    return _Gold(acts, nll, greedy)
+            for i, logp_R, best_R in zip(chosen, logp_P.split(sizes), best_P.split(sizes), strict=True):
+                nll[i], greedy[i] = -logp_R.mean().item(), bool(best_R.all())
+            if "attn_out" in values:
+                for i, acts_RLD in zip(chosen, values["attn_out"].split(sizes), strict=True):
+                    acts[i] = acts_RLD
+    return Gold(acts, nll, greedy)
 
 
 @dataclass(frozen=True)
@@ -178,11 +201,31 @@ class Answer:
 
 
 @torch.no_grad()
-def answer(lm: LanguageModel, task: Task, queries: Sequence[str], variant: Variant) -> list[Answer]:
+def answer(lm: LanguageModel, task: Task, examples: Sequence[Example], variant: Variant) -> list[Answer]:
     """Answer queries: the most probable label, or a greedy generation up to the task's separator."""
-    prompts = [build_prompt(task, variant.demos, query) for query in queries]
+    prompts = [variant.prompt(task, example) for example in examples]
     with using(lm, variant.adapter):
         return _label_answers(lm, task.labels, prompts) if task.labels else _generated_answers(lm, task, prompts)
+
+
+@torch.no_grad()
+def sampled_answers(
+    lm: LanguageModel, task: Task, examples: Sequence[Example], variant: Variant, n: int, seed: int
+) -> list[list[str]]:
+    """`n` answers to each query, drawn from the model's distribution over the labels, or over texts."""
+    prompts = [variant.prompt(task, example) for example in examples]
+    with using(lm, variant.adapter):
+        if task.labels:
+            p_NC = label_logps(lm, task.labels, prompts).double().softmax(-1).numpy()
+            rng = np.random.default_rng(seed)
+            return [[str(label) for label in rng.choice(task.labels, n, p=p_C)] for p_C in p_NC]
+        rows = [row for row in _encode(lm, prompts) for _ in range(n)]
+        set_seed(seed)
+        texts = [""] * len(rows)
+        for chosen in batches(rows, max_tokens=4096):
+            for i, ids in zip(chosen, generate(lm, [rows[i] for i in chosen], task, do_sample=True), strict=True):
+                texts[i] = _text(lm, task, ids)
+        return [texts[i : i + n] for i in range(0, len(texts), n)]
 
 
 def _label_answers(lm: LanguageModel, labels: tuple[str, ...], prompts: Sequence[Prompt]) -> list[Answer]:
@@ -233,9 +276,13 @@ def _generated_answers(lm: LanguageModel, task: Task, prompts: Sequence[Prompt])
         logp_PV, ids_P = _logps(lm, written)
         p_P = logp_PV.gather(1, ids_P[:, None])[:, 0].exp()
         for i, ids, p_R in zip(chosen, generated, p_P.split([len(ids) for ids in generated]), strict=True):
-            text = str(lm.encoder.tokenizer.decode(ids, skip_special_tokens=True))
-            answers[i] = Answer(text.split(task.separator)[0].strip(), p_R.mean().item(), len(rows[i].ids), {})
+            answers[i] = Answer(_text(lm, task, ids), p_R.mean().item(), len(rows[i].ids), {})
     return answers
+
+
+def _text(lm: LanguageModel, task: Task, ids: list[int]) -> str:
+    """A generated answer, up to the separator."""
+    return str(lm.encoder.tokenizer.decode(ids, skip_special_tokens=True)).split(task.separator)[0].strip()
 
 
 class StopAt(StoppingCriteria):
@@ -255,24 +302,34 @@ class StopAt(StoppingCriteria):
         return torch.tensor(done, device=input_ids.device)
 
 
-def generate(lm: LanguageModel, rows: Sequence[Tokens], task: Task) -> list[list[int]]:
-    """Greedy continuations with a KV cache, each up to and with the separator or an end-of-text token."""
+def generate(lm: LanguageModel, rows: Sequence[Tokens], task: Task, do_sample: bool = False) -> list[list[int]]:
+    """Continuations with a KV cache, greedy or sampled, each up to and with the separator or an end-of-text token.
+
+    PEFT does not number the positions of padded rows behind virtual tokens, so that there rows of one length go
+    together.
+    """
     tokenizer = lm.encoder.tokenizer
-    width = max(len(row.ids) for row in rows)
+    lengths = {len(row.ids) for row in rows}
+    if len(lengths) > 1 and adds_tokens(lm):
+        parts = {n: generate(lm, [row for row in rows if len(row.ids) == n], task, do_sample) for n in lengths}
+        return [parts[len(row.ids)].pop(0) for row in rows]
+    width = max(lengths)
     room = lm.encoder.max_length - width
     if room < 1:
         raise IA2Error(f"a prompt of {width} tokens leaves no room for an answer in a window of {width + room}")
     ids = torch.tensor([[lm.encoder.pad_id] * (width - len(row.ids)) + list(row.ids) for row in rows])
     mask = torch.tensor([[0] * (width - len(row.ids)) + [1] * len(row.ids) for row in rows])
     stop = StopAt(tokenizer, task.separator, width)
-    out = lm.model.generate(
-        input_ids=ids.to(lm.device),
-        attention_mask=mask.to(lm.device),
-        do_sample=False,
-        max_new_tokens=min(task.max_new_tokens, room),
-        stopping_criteria=StoppingCriteriaList([stop]),
-        pad_token_id=lm.encoder.pad_id,
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Position ids are not supported", UserWarning)  # and not needed, see above
+        out = lm.model.generate(
+            input_ids=ids.to(lm.device),
+            attention_mask=mask.to(lm.device),
+            do_sample=do_sample,
+            max_new_tokens=min(task.max_new_tokens, room),
+            stopping_criteria=StoppingCriteriaList([stop]),
+            pad_token_id=lm.encoder.pad_id,
+        )
     return [_until_end(new, stop, tokenizer.eos_token_id) for new in out[:, width:].tolist()]
 
 

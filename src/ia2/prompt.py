@@ -6,6 +6,7 @@ V vocabulary, N rows.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ from ia2.errors import IA2Error
 from ia2.task import Task
 
 IGNORED = -100
+Positions = Literal["response", "first", "query"]
+POSITIONS: tuple[Positions, ...] = get_args(Positions)
 
 
 @dataclass(frozen=True)
@@ -31,18 +34,36 @@ class Prompt:
     response: str = ""
 
 
-def build_prompt(task: Task, demos: Sequence[Example], query: str, response: str | None = None) -> Prompt:
-    """The paper's form: demos (query and answer with no separator) parted by a blank line, then the query."""
-    context = tuple(piece for demo in demos for piece in (demo.query, demo.label, task.separator))
-    return Prompt(context, query, "" if response is None else task.completion(response))
+def build_prompt(
+    task: Task, demos: Sequence[Example], query: str, response: str | None = None, text: str = ""
+) -> Prompt:
+    """The paper's form: demos (query and answer with no separator) parted by a blank line, then the query.
+
+    `text`, if there is any, comes before everything and is parted from it likewise.
+    """
+    opening = (text, task.separator) if text else ()
+    shown = (piece for demo in demos for piece in (demo.query, demo.label, task.separator))
+    return Prompt((*opening, *shown), query, "" if response is None else task.completion(response))
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """Ids of one prompt; the last `n_response` of them are the response."""
+    """Ids of one prompt; the last `n_response` of them are the response, the `n_query` before these the query."""
 
     ids: tuple[int, ...]
     n_response: int
+    n_query: int = 0
+
+    def aligned(self, positions: Positions) -> range:
+        """Where activations are read: at the positions that predict a response token, each one before its token.
+
+        `first` is the first of these alone; `query` are these and all other positions of the query.
+        """
+        end = len(self.ids) - 1
+        start = end - self.n_response
+        if positions == "query":
+            return range(start + 1 - self.n_query, end)
+        return range(start, start + 1 if positions == "first" else end)
 
 
 @dataclass(frozen=True)
@@ -53,11 +74,13 @@ class TokenBatch:
         input_ids: (B, T) int64.
         attention_mask: (B, T) int64, 0 where padded.
         labels: (B, T) int64, the id where it belongs to a response, else -100, as transformers has them.
+        aligned_mask: (B, T) bool, the positions at which activations are read.
     """
 
     input_ids: Tensor
     attention_mask: Tensor
     labels: Tensor
+    aligned_mask: Tensor
 
     @property
     def response_mask(self) -> Tensor:
@@ -71,7 +94,7 @@ class TokenBatch:
 
     def to(self, device: torch.device) -> "TokenBatch":
         """The batch on another device."""
-        return TokenBatch(self.input_ids.to(device), self.attention_mask.to(device), self.labels.to(device))
+        return TokenBatch(**{name: value.to(device) for name, value in vars(self).items()})
 
 
 class Encoder:
@@ -92,6 +115,11 @@ class Encoder:
             self._pieces[text] = self.tokenizer(text, add_special_tokens=False).input_ids
         return self._pieces[text]
 
+    def fits(self, prompt: Prompt) -> bool:
+        """Whether a prompt fits the model's window."""
+        pieces = (*prompt.context, prompt.query, prompt.response)
+        return len(self.bos) + sum(len(self.piece(text)) for text in pieces if text) <= self.max_length
+
     def encode(self, prompt: Prompt) -> Tokens:
         """Ids of a prompt.
 
@@ -107,24 +135,27 @@ class Encoder:
         if prompt.response and not response:
             raise IA2Error(f"the response {prompt.response!r} has no tokens in this model's vocabulary")
         ids += response
+        n_query = len(self.piece(prompt.query))
         if len(ids) > self.max_length:
-            n_query = len(self.piece(prompt.query))
             raise IA2Error(
                 f"a prompt of {len(ids)} tokens ({len(ids) - n_query - len(response)} of context, {n_query} of query, "
                 f"{len(response)} of response) exceeds the model's window of {self.max_length}: "
                 f"use fewer or shorter examples; the query is {prompt.query[:60]!r}"
             )
-        return Tokens(tuple(ids), len(response))
+        return Tokens(tuple(ids), len(response), n_query)
 
-    def collate(self, rows: Sequence[Tokens]) -> TokenBatch:
+    def collate(self, rows: Sequence[Tokens], positions: Positions = "response") -> TokenBatch:
         """Pad on the right: a causal model then computes real positions as if there were no padding."""
         width = max(len(row.ids) for row in rows)
         input_ids = torch.full((len(rows), width), self.pad_id)
         attention_mask = torch.zeros((len(rows), width), dtype=torch.long)
         labels = torch.full((len(rows), width), IGNORED)
+        aligned_mask = torch.zeros((len(rows), width), dtype=torch.bool)
         for i, row in enumerate(rows):
             n = len(row.ids)
             input_ids[i, :n] = torch.tensor(row.ids)
             attention_mask[i, :n] = 1
             labels[i, n - row.n_response : n] = input_ids[i, n - row.n_response : n]
-        return TokenBatch(input_ids, attention_mask, labels)
+            aligned = row.aligned(positions)
+            aligned_mask[i, aligned.start : aligned.stop] = True
+        return TokenBatch(input_ids, attention_mask, labels, aligned_mask)

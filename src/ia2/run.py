@@ -12,7 +12,8 @@ import platform
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,23 +21,22 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from peft import set_peft_model_state_dict
-from safetensors.torch import load_file
 
 from ia2.adapters import loaded_adapters, n_trainable, new_adapter, save_adapter
 from ia2.config import RunConfig, make_config
+from ia2.contexts import Contexts, Similarity, tfidf
 from ia2.data import Example, hold_out
 from ia2.errors import IA2Error
 from ia2.evaluation import Answer, Variant, answer, difference, evaluate, summarise
 from ia2.files import read_json, read_jsonl, write_json, write_jsonl, write_text, written_aside
-from ia2.methods import Stage, stages_of
+from ia2.lessons import SPLITS, Lessons
+from ia2.methods import Stage
 from ia2.models import LanguageModel, load_model
 from ia2.progress import say
 from ia2.prompt import build_prompt
 from ia2.results import write_results
-from ia2.targets import Targets, collect, teacher_prompts
 from ia2.task import Task, infer_labels
-from ia2.training import Rows, train_best
+from ia2.training import train_best
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,6 @@ class Data:
     train: Sequence[Example]
     dev: Sequence[Example] = ()
     unlabelled: Sequence[Example] = ()
-
-    def __post_init__(self) -> None:
-        if len(self.train) < 2:
-            raise IA2Error(
-                f"{len(self.train)} training example(s); expected at least 2, as each is shown the others as demos"
-            )
 
     @staticmethod
     def split(rows: Sequence[Example], seed: int, unlabelled: Sequence[Example] = ()) -> "Data":
@@ -83,11 +77,32 @@ class Run:
             run._check_same(Run.open(folder))
         elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise IA2Error(f"{folder}: exists and is not a run; choose another output folder, or empty this one")
-        if labels := run.task().labels:
-            for example in (*data.train, *data.dev):
+        run._check_rows()
+        return run
+
+    def _check_rows(self) -> None:
+        train, config = self.data.train, self.config
+        if not train or (len(train) == 1 and not (config.context or train[0].context)):
+            raise IA2Error(
+                f"{len(train)} training example(s); expected at least 2, as each is shown the others as demos, "
+                "or one with a context of its own (--context, or a column 'privileged_context')"
+            )
+        if (config.n_demos or 0) > len(train):
+            raise IA2Error(f"n_demos is {config.n_demos} and there are {len(train)} training examples")
+        seen: dict[str, str] = {}
+        for split in ("train", "dev", "unlabelled"):
+            for i, example in enumerate(getattr(self.data, split), 1):
+                where = f"{split} row {i}"
+                if example.query in seen:
+                    raise IA2Error(
+                        f"{seen[example.query]} and {where} have the same query {example.query[:60]!r}: "
+                        "one as a demo would give the other's answer away; remove one"
+                    )
+                seen[example.query] = where
+        if labels := self.task().labels:
+            for example in (*train, *self.data.dev):
                 if example.label not in labels:
                     raise IA2Error(f"the response {example.label!r} is not among the labels {', '.join(labels)}")
-        return run
 
     @staticmethod
     def open(folder: str | Path) -> "Run":
@@ -98,7 +113,7 @@ class Run:
         config = make_config(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
         rows: dict[str, list[Example]] = {"train": [], "dev": [], "unlabelled": []}
         for row in read_jsonl(folder / "examples.jsonl"):
-            rows[row["split"]].append(Example(row["query"], row["response"]))
+            rows[row.pop("split")].append(Example(**row))
         return Run(folder, config, Data(**rows))
 
     def _write(self) -> None:
@@ -122,14 +137,9 @@ class Run:
             raise IA2Error(f"{self.folder} holds a run on other rows (examples.jsonl): choose another output folder")
 
     @property
-    def stages(self) -> dict[str, Stage]:
-        """Stages by the name of the adapter that each yields."""
-        return stages_of(self.config.method, self.config.loss)
-
-    @property
     def adapters(self) -> dict[str, Path]:
         """The adapter folders in order of training; the last is the result."""
-        return {name: self.folder / "adapters" / name for name in self.stages}
+        return {name: self.folder / "adapters" / name for name in self.config.stages()}
 
     def task(self) -> Task:
         """Labels as configured, or as the rows suggest."""
@@ -138,66 +148,105 @@ class Run:
         labels = given if isinstance(given, tuple) else inferred
         return Task(labels, max_new_tokens=self.config.max_new_tokens)
 
-    def train(self, lm: LanguageModel | None = None, targets: Path | None = None) -> dict[str, Path]:
-        """Collect, then train every stage that is not there yet. Returns the adapter folders."""
+    def contexts(self, lm: LanguageModel, similarity: Similarity = tfidf) -> Contexts:
+        """What the teacher sees before a query, and ICL too."""
+        config = self.config
+        fits = lm.encoder.fits if config.drop_demos else None
+        return Contexts(tuple(self.data.train), config.demos, config.n_demos, config.context, similarity, fits)
+
+    def train(
+        self, lm: LanguageModel | None = None, targets: Path | None = None, similarity: Similarity = tfidf
+    ) -> dict[str, Path]:
+        """Collect, then train every stage that is not there yet. Returns the adapter folders.
+
+        Args:
+            lm: the model, if it is loaded already.
+            targets: where what the teacher does is kept, to be shared by runs on the same rows.
+            similarity: of queries, for demos that are the nearest.
+        """
         if all(folder.is_dir() for folder in self.adapters.values()):
             return self.adapters
-        lm = lm or load_model(self.config.model)
-        self._check_fits(lm)
+        lm = lm or self.load_model()
+        contexts = self.contexts(lm, similarity)
+        needs_teacher = any(stage.teacher_sites or stage.imitates for stage in self.config.stages().values())
+        self._check_fits(lm, contexts if needs_teacher else None)
+        with self._new_adapter(lm, contexts):
+            pass  # it can be made: nothing is written before that is known
         if not (self.folder / "config.yaml").is_file():
             self._write()
-        prepared = _Prepared.of(self, lm, targets or self.folder / "targets")
+        examples = {split: getattr(self.data, split) for split in SPLITS}
+        lessons = Lessons(
+            lm, self.config, self.task(), contexts, examples, self.folder, targets or self.folder / "targets"
+        )
+        if needs_teacher:
+            lessons.look_at_teacher()
         previous: Path | None = None
-        for name, stage in self.stages.items():
+        for name, stage in self.config.stages().items():
             folder = self.adapters[name]
             if not folder.is_dir():
-                self._train_stage(lm, name, stage, prepared, previous)
+                self._train_stage(lm, name, stage, lessons, previous)
             previous = folder
         return self.adapters
 
-    def _check_fits(self, lm: LanguageModel) -> None:
-        """Encode every prompt that training will need, so that none is found too long half way."""
-        needs_teacher = any(stage.teacher_sites for stage in self.stages.values())
-        for example in (*self.data.train, *self.data.dev, *self.data.unlabelled):
-            demos = [demo for demo in self.data.train if demo is not example] if needs_teacher else []
-            lm.encoder.encode(build_prompt(self.task(), demos, example.query, example.response))
+    def _new_adapter(
+        self, lm: LanguageModel, contexts: Contexts, previous: Path | None = None
+    ) -> AbstractContextManager[Any]:
+        config, rng = self.config, np.random.default_rng(self.config.seed)
+        context = contexts.prompt(self.task(), self.data.train[0], None, rng)
+        return new_adapter(lm, config.adapter, config.adapter_options, config.seed, previous, context)
 
-    def _train_stage(
-        self, lm: LanguageModel, name: str, stage: Stage, prepared: "_Prepared", previous: Path | None
-    ) -> None:
-        """Train once for each learning rate, all from the same weights, and keep the best by development loss."""
-        train, dev = prepared.rows(stage)
-        rates = self.config.learning_rate
-        if stage.aligns and self.config.prime_learning_rate:
-            rates = self.config.prime_learning_rate
+    def load_model(self) -> LanguageModel:
+        """The base model, as configured."""
+        return load_model(self.config.model)
+
+    def _check_fits(self, lm: LanguageModel, contexts: Contexts | None) -> None:
+        """Encode every prompt that training will need, so that none is found too long half way."""
+        n_dropped = 0
+        for example in (*self.data.train, *self.data.dev, *self.data.unlabelled):
+            lm.encoder.encode(build_prompt(self.task(), (), example.query, example.response))
+            if contexts:
+                whole, fitted = (
+                    of.prompt(self.task(), example, example.response, np.random.default_rng(0))
+                    for of in (replace(contexts, fits=None), contexts)
+                )
+                lm.encoder.encode(fitted)
+                n_dropped += whole != fitted
+        if n_dropped:
+            say(
+                f"{n_dropped} rows are shown fewer demos, so that they fit the window of {lm.encoder.max_length} tokens"
+            )
+
+    def _train_stage(self, lm: LanguageModel, name: str, stage: Stage, lessons: Lessons, previous: Path | None) -> None:
+        """Train once for each learning rate, all from the same weights, and keep the best by development rows."""
+        start = time.perf_counter()
+        train, dev = lessons.rows(stage)
+        collected = time.perf_counter() - start
+        settings = self.config.settings(name, len(train))
         if not dev:
-            rates = (sorted(rates)[len(rates) // 2],)
-            say(f"{name}: without development rows, no early stopping; learning rate {rates[0]:g}")
-        with new_adapter(lm, self.config.r, self.config.lora_alpha, self.config.seed) as model:
-            if previous:
-                set_peft_model_state_dict(model, load_file(previous / "adapter_model.safetensors"))
-            settings = [self.config.settings(rate, len(train)) for rate in rates]
+            settings = [sorted(settings, key=lambda choice: choice.learning_rate)[len(settings) // 2]]
+            rate = settings[0].learning_rate
+            say(f"{name}: without development rows, no early stopping; learning rate {rate:g}")
+        with self._new_adapter(lm, lessons.contexts, previous) as model:
             record = {
                 **train_best(lm, stage, train, dev, settings, name),
                 "n_rows": len(train),
                 "n_trainable": n_trainable(model),
-                "collect_seconds": prepared.seconds,
+                "collect_seconds": collected,
             }
             save_adapter(model, self.adapters[name], record)
 
     def training_seconds(self) -> dict[str, float]:
         """Wall time that each adapter took, its earlier stages and collecting included."""
         records = {name: read_json(folder / "training.json") for name, folder in self.adapters.items()}
-        totals, total = {}, max(record["collect_seconds"] for record in records.values())
+        totals, total = {}, 0.0
         for name, record in records.items():
-            total += record["seconds"]
+            total += record["collect_seconds"] + record["seconds"]
             totals[name] = total
         return totals
 
-    def variants(self) -> list[Variant]:
+    def variants(self, contexts: Contexts) -> list[Variant]:
         """Zero-shot, ICL with the training rows, and each trained adapter."""
-        order = np.random.default_rng([self.config.seed, 3]).permutation(len(self.data.train))
-        icl = Variant("icl", demos=tuple(self.data.train[i] for i in order))
+        icl = Variant("icl", contexts, seed=self.config.seed)
         return [Variant("zero-shot"), icl, *(Variant(name, adapter=name) for name in self.adapters)]
 
     def evaluate(self, test: Sequence[Example], lm: LanguageModel | None = None) -> dict[str, Any]:
@@ -208,19 +257,19 @@ class Run:
         path = self.folder / "metrics.json"
         if path.is_file() and (metrics := read_json(path))["test_sha256"] == key:
             return dict(metrics)
-        lm = lm or load_model(self.config.model)
-        variants = self.variants()
+        lm = lm or self.load_model()
+        variants = self.variants(self.contexts(lm))
         with loaded_adapters(lm, self.adapters):
             predictions = evaluate(lm, self.task(), test, variants, reference=variants[1])
         by_name = {v.name: [p for p in predictions if p.variant == v.name] for v in variants}
-        result, base = by_name[self.config.method], {name: by_name[name] for name in ("zero-shot", "icl")}
+        result, base = by_name[self.config.result], {name: by_name[name] for name in ("zero-shot", "icl")}
         metrics = {
             "test_sha256": key,
             "model": self.config.model,
             "n_train": len(self.data.train),
             "n_test": len(test),
             "methods": {name: summarise(rows) for name, rows in by_name.items()},
-            "differences": {f"{self.config.method} - {name}": difference(result, rows) for name, rows in base.items()},
+            "differences": {f"{self.config.result} - {name}": difference(result, rows) for name, rows in base.items()},
         }
         for name, seconds in self.training_seconds().items():
             metrics["methods"][name]["training_seconds"] = seconds
@@ -230,57 +279,14 @@ class Run:
     def predict(self, queries: Sequence[str], lm: LanguageModel | None = None) -> list[Answer]:
         """Answers of the trained model, without demos."""
         self._check_trained()
-        lm = lm or load_model(self.config.model)
-        with loaded_adapters(lm, {self.config.method: self.adapters[self.config.method]}):
-            return answer(lm, self.task(), queries, Variant("", adapter=self.config.method))
+        lm = lm or self.load_model()
+        name = self.config.result
+        with loaded_adapters(lm, {name: self.adapters[name]}):
+            return answer(lm, self.task(), [Example(query) for query in queries], Variant("", adapter=name))
 
     def _check_trained(self) -> None:
         if missing := [name for name, folder in self.adapters.items() if not folder.is_dir()]:
             raise IA2Error(f"{self.folder}: {', '.join(missing)} is not trained yet; run the same 'ia2 train' again")
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    """Student rows and teacher targets: of the training rows, the unlabelled ones behind them, and development."""
-
-    train: Rows
-    unlabelled: Rows
-    dev: Rows
-    seconds: float
-
-    @staticmethod
-    def of(run: Run, lm: LanguageModel, folder: Path) -> "_Prepared":
-        start = time.perf_counter()
-        task, data, seed = run.task(), run.data, run.config.seed
-        sites = frozenset[Any]().union(*(stage.teacher_sites for stage in run.stages.values()))
-        answered = _answered(run, lm, task) if sites and data.unlabelled else []
-
-        def rows_of(k: int, examples: Sequence[Example]) -> Rows:
-            prompts = teacher_prompts(task, data.train, examples, np.random.default_rng([seed, k]))
-            targets = collect(lm, prompts, sites, folder) if sites and examples else Targets({})
-            bare = [build_prompt(task, (), e.query, e.label) for e in examples]
-            return Rows([lm.encoder.encode(prompt) for prompt in bare], targets)
-
-        parts = rows_of(0, data.train), rows_of(1, answered), rows_of(2, data.dev)
-        return _Prepared(*parts, seconds=time.perf_counter() - start)
-
-    def rows(self, stage: Stage) -> tuple[Rows, Rows | None]:
-        """Training and development rows of a stage: unlabelled ones only where it learns from the teacher alone."""
-        train = self.train.joined(self.unlabelled) if stage.aligns else self.train
-        return train, self.dev if len(self.dev) else None
-
-
-def _answered(run: Run, lm: LanguageModel, task: Task) -> list[Example]:
-    """The unlabelled queries with the teacher's answers, made once and kept."""
-    path = run.folder / "answered.jsonl"
-    if not path.is_file():
-        queries = [example.query for example in run.data.unlabelled]
-        answers = answer(lm, task, queries, run.variants()[1])
-        rows = [{"query": q, "response": a.text} for q, a in zip(queries, answers, strict=True) if a.text]
-        if len(rows) < len(queries):
-            say(f"{len(queries) - len(rows)} of {len(queries)} unlabelled queries got no answer and are left out")
-        write_jsonl(path, rows)
-    return [Example(row["query"], row["response"]) for row in read_jsonl(path)]
 
 
 def environment() -> dict[str, Any]:

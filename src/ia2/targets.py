@@ -1,82 +1,71 @@
-"""The teacher pass: what the model does at response positions when the demos are in its context."""
+"""The teacher pass: what the model does at the aligned positions when the context is in its prompt."""
 
 import hashlib
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ia2.capture import Site, batches, read
-from ia2.data import Example
+from ia2.adapters import using
+from ia2.capture import Selection, Site, batches, read
 from ia2.files import written_aside
 from ia2.models import LanguageModel
 from ia2.progress import step
-from ia2.prompt import Prompt, Tokens, build_prompt
-from ia2.task import Task
+from ia2.prompt import Prompt, Tokens
 
 
 @dataclass(frozen=True)
 class Targets:
-    """What the teacher did, by site and row: (R, L, D) for `attn_out`, (R, V) for `logits`."""
+    """What the teacher did, by site and row: (positions, L, D) of activations, (R, V) of `logits`."""
 
     values: dict[Site, list[Tensor]]
 
 
-def teacher_prompts(
-    task: Task, demos: Sequence[Example], rows: Sequence[Example], rng: np.random.Generator
-) -> list[Prompt]:
-    """Each row behind the demos in random order, itself left out where it is one of them (paper, stage 1)."""
-    prompts = []
-    for row in rows:
-        others = [demo for demo in demos if demo is not row]
-        chosen = [others[i] for i in rng.permutation(len(others))]
-        prompts.append(build_prompt(task, chosen, row.query, row.label))
-    return prompts
-
-
 @torch.no_grad()
-def collect(
-    lm: LanguageModel, prompts: Sequence[Prompt], sites: Collection[Site], folder: Path | None = None
-) -> Targets:
-    """Run the base model over teacher prompts, each with its response, and keep `sites` at the response positions.
+def collect(lm: LanguageModel, prompts: Sequence[Prompt], selection: Selection, folder: Path | None = None) -> Targets:
+    """Run the base model over teacher prompts, each with its response, and keep what is selected.
 
     Args:
-        lm: its base model is the teacher; it must have no adapter attached.
+        lm: its base model is the teacher; an adapter that is attached is switched off.
         prompts: with responses.
-        sites: what to keep, in the model's own precision.
+        selection: what to keep, in the model's own precision.
         folder: where to keep it, as safetensors named by a hash of everything that determines it (weights, precision,
-            token ids, sites). A file of this name is read instead of computed.
+            token ids, selection). A file of this name is read instead of computed.
     """
     rows = [lm.encoder.encode(prompt) for prompt in prompts]
-    path = folder / f"{_key(lm, rows, sites)}.safetensors" if folder else None
+    path = folder / f"{_key(lm, rows, selection)}.safetensors" if folder else None
     if path and path.is_file():
         flat = load_file(path)
     else:
-        flat = _collect(lm, rows, sites)
+        flat = _collect(lm, rows, selection)
         if path:
             with written_aside(path) as aside:
                 save_file(flat, aside)
-    sizes = [row.n_response for row in rows]
-    return Targets({site: list(flat[site].split(sizes)) for site in sites})
+    sites = selection.sites
+    return Targets({site: list(flat[site].split([selection.size(row, site) for row in rows])) for site in sites})
 
 
-def _collect(lm: LanguageModel, rows: Sequence[Tokens], sites: Collection[Site]) -> dict[str, Tensor]:
-    parts: dict[Site, list[Tensor]] = {site: [torch.empty(0)] * len(rows) for site in sites}
-    with step("collect", len(rows)) as advance:
+def _collect(lm: LanguageModel, rows: Sequence[Tokens], selection: Selection) -> dict[str, Tensor]:
+    parts: dict[Site, list[Tensor]] = {site: [torch.empty(0)] * len(rows) for site in selection.sites}
+    with step("collect", len(rows)) as advance, using(lm, None):
         for chosen in batches(rows):
-            batch = lm.encoder.collate([rows[i] for i in chosen]).to(lm.device)
-            for site, values in read(lm.base, lm.anatomy, batch, sites).items():
-                for i, value in zip(chosen, values.cpu().split([rows[i].n_response for i in chosen]), strict=True):
-                    parts[site][i] = value
+            batch = lm.encoder.collate([rows[i] for i in chosen], selection.positions).to(lm.device)
+            values = read(lm.model, lm.anatomy, batch, selection.sites, selection.layers)
+            for site, value in values.items():
+                sizes = [selection.size(rows[i], site) for i in chosen]
+                for i, part in zip(chosen, value.cpu().split(sizes), strict=True):
+                    parts[site][i] = part
             advance(len(chosen))
     return {site: torch.cat(values) for site, values in parts.items()}
 
 
-def _key(lm: LanguageModel, rows: Sequence[Tokens], sites: Collection[Site]) -> str:
-    what = [lm.fingerprint, str(lm.base.dtype), sorted(sites), [(row.ids, row.n_response) for row in rows]]
+def _key(lm: LanguageModel, rows: Sequence[Tokens], selection: Selection) -> str:
+    layers = sorted(selection.layers) if selection.layers is not None else None
+    what: list[Any] = [lm.fingerprint, str(lm.base.dtype), sorted(selection.sites), layers, selection.positions]
+    what.append([(row.ids, row.n_response, row.n_query) for row in rows])
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:32]

@@ -1,0 +1,57 @@
+"""What the teacher sees before a query."""
+
+import re
+
+import numpy as np
+import pytest
+from conftest import LABELS
+
+from ia2.contexts import Contexts, tfidf
+from ia2.data import Example
+
+DEMOS = tuple(Example(f"Text:{text}\nLabel:", label) for text, label in (("a b", "0"), ("c d", "1"), ("e f g", "0")))
+QUERY = Example("Text:c e f\nLabel:", "1")
+
+
+def queries(contexts: Contexts, example: Example = QUERY, seed: int = 0) -> list[str]:
+    return [demo.query for demo in contexts.shown(example, np.random.default_rng(seed))]
+
+
+def test_a_demo_is_not_shown_itself() -> None:
+    for order in ("random", "fixed", "nearest"):
+        assert sorted(queries(Contexts(DEMOS, order), DEMOS[1])) == sorted(d.query for d in (DEMOS[0], DEMOS[2]))
+
+
+def test_orders() -> None:
+    assert queries(Contexts(DEMOS, "fixed")) == [d.query for d in DEMOS]
+    assert {tuple(queries(Contexts(DEMOS), seed=s)) for s in range(40)} > {tuple(d.query for d in DEMOS)}
+    assert queries(Contexts(DEMOS, "nearest", 2)) == [DEMOS[1].query, DEMOS[2].query]  # the most similar last
+    reverse = Contexts(DEMOS, "nearest", 2, similarity=lambda queries, demos: -tfidf(queries, demos))
+    assert queries(reverse)[-1] == DEMOS[0].query
+
+
+def test_tfidf_equals_cosines_by_hand() -> None:
+    texts = [d.query for d in DEMOS]
+    bags = [re.findall(r"\w+", text.lower()) for text in (QUERY.query, *texts)]
+    words = sorted({word for bag in bags[1:] for word in bag})
+    idf = [np.log((1 + len(texts)) / (1 + sum(word in bag for bag in bags[1:]))) + 1 for word in words]
+    vectors = np.array([[bag.count(word) * i for word, i in zip(words, idf, strict=True)] for bag in bags])
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    assert tfidf([QUERY.query], texts)[0] == pytest.approx(vectors[1:] @ vectors[0])
+
+
+def test_texts_come_first_and_a_row_with_one_of_its_own_is_shown_no_demos() -> None:
+    rng = np.random.default_rng(0)
+    prompt = Contexts(DEMOS, "fixed", text="Be brief.").prompt(LABELS, QUERY, "1", rng)
+    assert "".join(prompt.context).startswith("Be brief.\n\nText:a b\nLabel:0\n\nText:c d\nLabel:1\n\n")
+    own = Example(QUERY.query, "1", context="It is cold.")
+    prompt = Contexts(DEMOS, text="Be brief.").prompt(LABELS, own, "1", rng)
+    assert "".join(prompt.context) == "Be brief.\n\nIt is cold.\n\n"
+    assert (prompt.query, prompt.response) == (QUERY.query, "1")
+    assert len(Contexts(DEMOS, n_demos=2).prompt(LABELS, own, "1", rng).context) == 2 + 2 * 3
+
+
+def test_demos_are_left_out_first_ones_first_until_the_prompt_fits() -> None:
+    contexts = Contexts(DEMOS, "fixed", fits=lambda prompt: len(prompt.context) <= 3)
+    prompt = contexts.prompt(LABELS, QUERY, "1", np.random.default_rng(0))
+    assert prompt.context == (DEMOS[2].query, "0", "\n\n")
