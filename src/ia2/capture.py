@@ -7,8 +7,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ia2.anatomy import Anatomy
 from ia2.errors import IA2Error
-from ia2.models import Anatomy
 from ia2.prompt import TokenBatch, Tokens
 
 Site = Literal["attn_out", "logits"]
