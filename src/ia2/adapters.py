@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from transformers import set_seed
 from transformers.pytorch_utils import Conv1D
 
+from ia2.anatomy import Anatomy
 from ia2.errors import IA2Error, choose
 from ia2.files import write_json, written_aside
-from ia2.models import Anatomy, LanguageModel
+from ia2.models import LanguageModel
 from ia2.prompt import Prompt
 
 N_VIRTUAL = 8
@@ -131,7 +132,7 @@ def _targets(anatomy: Anatomy, peft_type: str, known: set[str]) -> dict[str, Any
     values: dict[str, Any] = {}
     if "target_modules" in known:
         norms = peft_type == "LN_TUNING"
-        values["target_modules"] = anatomy.shortest(anatomy.norms) if norms else anatomy.default_targets
+        values["target_modules"] = anatomy.short_names(anatomy.norms) if norms else anatomy.default_targets
     if "fan_in_fan_out" in known:
         values["fan_in_fan_out"] = isinstance(anatomy.base.get_submodule(anatomy.attn_out[0]), Conv1D)
     return values

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ia2.anatomy import Anatomy
 from ia2.errors import IA2Error
-from ia2.models import Anatomy
 from ia2.prompt import Positions, TokenBatch, Tokens
 
 Site = Literal["attn_out", "head_out", "mlp_out", "hidden", "logits"]

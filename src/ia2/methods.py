@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from ia2.anatomy import Anatomy
 from ia2.capture import Selection, Site, layer_numbers
-from ia2.models import Anatomy
 from ia2.prompt import Positions
 
 Responses = Literal["labels", "teacher"]

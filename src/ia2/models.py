@@ -1,4 +1,4 @@
-"""Loading a decoder-only model, and finding its attention blocks by structure rather than by one name."""
+"""Loading a decoder-only model."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -7,104 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ia2 import world
+from ia2.anatomy import Anatomy, find_anatomy
 from ia2.errors import IA2Error
 from ia2.prompt import Encoder
-
-
-@dataclass(frozen=True)
-class Anatomy:
-    """Where things are in a model, as paths that `base.get_submodule` resolves (also after PEFT has wrapped them).
-
-    Attributes:
-        base: the transformers model.
-        attn_out: per layer, the output projection of the self-attention block: its output is the site `attn_out`.
-        projections: every projection of the attention blocks, in order of execution within a layer.
-    """
-
-    base: PreTrainedModel
-    attn_out: tuple[str, ...]
-    projections: tuple[str, ...]
-
-    @property
-    def default_targets(self) -> list[str]:
-        """What adapters change by default: all attention projections but the value one (paper: query, key, output).
-
-        Where query, key and value are one fused matrix, that matrix. Given as the shortest names that are exact.
-        """
-        wanted = {path for path in self.projections if not path.rsplit(".", 1)[-1].startswith("v")}
-        everything = [path for path, _ in self.base.named_modules()]
-        for depth in range(1, 9):
-            names = {".".join(path.split(".")[-depth:]) for path in wanted}
-            if {path for path in everything if any(f".{path}".endswith(f".{name}") for name in names)} == wanted:
-                return sorted(names)
-        return sorted(wanted)
-
-
-def find_anatomy(model: PreTrainedModel) -> Anatomy:
-    """Find the decoder layers, the attention block in each, and its output projection, by running two tokens through.
-
-    Raises:
-        IA2Error: layers or attention blocks not found, or the model is not causal; says what was found.
-    """
-    n_layers = model.config.get_text_config().num_hidden_layers
-    lists = {p: m for p, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == n_layers}
-    outer = [p for p in lists if not any(p.startswith(f"{other}.") for other in lists if other != p)]
-    if len(outer) != 1:
-        raise IA2Error(
-            f"{type(model).__name__}: found {len(outer)} lists of {n_layers} layers ({', '.join(outer) or 'none'}), "
-            "expected one; is it a decoder-only language model?"
-        )
-    blocks = [_attention_block(layer, f"{outer[0]}.{i}") for i, layer in enumerate(lists[outer[0]])]
-    order = _execution_order(model, blocks)
-    return Anatomy(model, tuple(order[b][-1] for b in blocks), tuple(path for b in blocks for path in order[b]))
-
-
-def _attention_block(layer: nn.Module, path: str) -> str:
-    """Path of the outermost module of `layer` whose class is an attention."""
-    found = [p for p, m in layer.named_modules() if p and "attention" in type(m).__name__.lower()]
-    outer = [p for p in found if not any(p.startswith(f"{other}.") for other in found if other != p)]
-    if len(outer) != 1:
-        children = ", ".join(f"{n} ({type(m).__name__})" for n, m in layer.named_children())
-        raise IA2Error(f"layer {path}: found {len(outer)} attention blocks, expected one; it has {children}")
-    return f"{path}.{outer[0]}"
-
-
-@torch.no_grad()
-def _execution_order(model: PreTrainedModel, blocks: list[str]) -> dict[str, list[str]]:
-    """Paths of the matrices of each attention block as they run; the last is the output projection."""
-    ran: dict[str, list[str]] = {block: [] for block in blocks}
-    handles = []
-    for block in blocks:
-        for name, module in model.get_submodule(block).named_modules():
-            weight = getattr(module, "weight", None)
-            if isinstance(weight, Tensor) and weight.ndim == 2:
-                note = _noting(ran[block], f"{block}.{name}")
-                handles.append(module.register_forward_hook(note))
-    ids = torch.tensor([[0, 1], [0, 2]], device=model.device)
-    try:
-        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
-    finally:
-        for handle in handles:
-            handle.remove()
-    if not torch.allclose(logits[0, 0], logits[1, 0], rtol=1e-3, atol=1e-3):
-        raise IA2Error(
-            f"{type(model).__name__}: a token changes what the model computed before it; "
-            "expected a decoder-only model, this one reads both ways (an encoder?)"
-        )
-    if empty := [block for block, paths in ran.items() if not paths]:
-        raise IA2Error(f"{empty[0]}: no projection ran in this attention block; its output cannot be read")
-    return ran
-
-
-def _noting(ran: list[str], path: str) -> Any:
-    def note(module: nn.Module, args: Any, output: Any) -> None:
-        ran.append(path)
-
-    return note
 
 
 @dataclass
