@@ -8,10 +8,11 @@ from conftest import LABELS, example_rows, random_model, reasoned_rows
 from torch import Tensor
 from transformers import BertConfig, BertLMHeadModel
 
-from ia2.capture import batches, read
+from ia2.capture import read
 from ia2.data import Example
 from ia2.errors import IA2Error
 from ia2.models import LanguageModel, wrap_model
+from ia2.passes import batches
 from ia2.prompt import Tokens, build_prompt
 from ia2.task import Task
 from ia2.world.tokenizer import build_tokenizer
@@ -65,7 +66,7 @@ def test_capture_equals_naive_capture(any_lm: LanguageModel, reasoned: bool) -> 
 def test_a_shift_by_one_or_a_dropped_layer_would_show(any_lm: LanguageModel) -> None:
     row = encoded(any_lm, LABELS, reasoned_rows(3)[2:], [])[0]
     acts, _ = naive_capture(any_lm, row)
-    shifted, _ = naive_capture(any_lm, Tokens(row.ids[:-1], row.n_response))
+    shifted, _ = naive_capture(any_lm, Tokens(row.ids[:-1], row.n_response, 0))
     assert (acts - shifted).abs().max() > 1e-2
     assert (acts[:, 0] - acts[:, 1]).abs().max() > 1e-2
 
@@ -87,7 +88,7 @@ def test_hooks_are_removed_also_after_an_error(lm: LanguageModel) -> None:
     batch = lm.encoder.collate(encoded(lm, LABELS, example_rows(2), []))
     read(lm.base, lm.anatomy, batch, ("attn_out", "logits"))
     assert n_hooks() == before
-    bad = lm.encoder.collate([Tokens((0, 10**6), 1)])
+    bad = lm.encoder.collate([Tokens((0, 10**6), 1, 0)])
     with pytest.raises(IndexError):
         read(lm.base, lm.anatomy, bad, ("attn_out",))
     assert n_hooks() == before
@@ -146,7 +147,7 @@ def test_an_encoder_is_refused() -> None:
 
 
 def test_batches_hold_every_row_once_within_the_budget() -> None:
-    rows = [Tokens(tuple(range(n)), 1) for n in (3, 50, 7, 200, 11, 2, 49)]
+    rows = [Tokens(tuple(range(n)), 1, 0) for n in (3, 50, 7, 200, 11, 2, 49)]
     chosen = list(batches(rows, max_tokens=100))
     assert sorted(i for part in chosen for i in part) == list(range(len(rows)))
     assert all(len(part) == 1 or max(len(rows[i].ids) for i in part) * len(part) <= 100 for part in chosen)

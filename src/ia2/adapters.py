@@ -304,7 +304,7 @@ def _attached(lm: LanguageModel, model: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        if not adds_tokens(lm):
+        if not lm.adds_tokens:
             model.unload()
         lm.base.requires_grad_(False)
         lm.model = lm.base
@@ -321,11 +321,6 @@ def using(lm: LanguageModel, name: str | None) -> Iterator[None]:
     else:
         lm.model.set_adapter(name)
         yield
-
-
-def adds_tokens(lm: LanguageModel) -> bool:
-    """Whether the adapter of `lm.model` puts virtual tokens, or keys and values of such, before the prompt."""
-    return bool(isinstance(lm.model, PeftModel) and lm.model.active_peft_config.is_prompt_learning)
 
 
 def save_adapter(model: Any, folder: Path, record: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """Reading what a model computes at the positions that predict a response: one hooked forward, only those kept."""
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from transformers import Cache
 
 from ia2.anatomy import Anatomy
 from ia2.errors import IA2Error
@@ -16,7 +17,6 @@ from ia2.prompt import Positions, TokenBatch, Tokens
 
 Site = Literal["attn_out", "head_out", "mlp_out", "hidden", "logits"]
 SITES: tuple[Site, ...] = get_args(Site)
-TOKENS_PER_BATCH = 8192
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def read(
     batch: TokenBatch,
     sites: Collection[Site],
     layers: Collection[int] | None = None,
-    **kwargs: Any,
+    prefix: Cache | None = None,
 ) -> dict[Site, Tensor]:
     """One forward pass of `model`; the values of `sites`, positions in row-major order of the batch.
 
@@ -54,7 +54,7 @@ def read(
         sites: `attn_out` (self-attention, after its output projection: the paper's), `head_out` (before it, heads side
             by side), `mlp_out` (feed-forward block), `hidden` (residual stream behind the layer), `logits`.
         layers: decoder layers to read, from 0; all if None. Layers without attention have no `attn_out`, `head_out`.
-        kwargs: for the model's forward, such as `past_key_values`.
+        prefix: keys and values of tokens before the batch's own, for each of its rows; it is added to.
 
     Returns:
         Activations (P, L, D), L the layers that have the site in ascending order; `logits` (P, V).
@@ -62,6 +62,8 @@ def read(
     parts: dict[Site, list[Tensor]] = {site: [] for site in sites}
     places = [(site, path) for site in SITES if site in sites for path in paths(anatomy, site, layers)]
     n_missing = len(places)
+    n_before = prefix.get_seq_length() if prefix else 0
+    mask = torch.nn.functional.pad(batch.attention_mask, (n_before, 0), value=1)
     later = torch.is_grad_enabled()  # activation checkpointing would not run again what a hook adds to the graph
     ends_early = "logits" not in sites and not isinstance(model, DistributedDataParallel)
 
@@ -95,8 +97,7 @@ def read(
             hooks.callback(watch(site, anatomy.base.get_submodule(path)).remove)
         hooks.callback(anatomy.base.get_output_embeddings().register_forward_pre_hook(select).remove)
         try:
-            kwargs = {"use_cache": False, **kwargs}
-            out = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, **kwargs)
+            out = model(input_ids=batch.input_ids, attention_mask=mask, past_key_values=prefix, use_cache=False)
         except _Enough:
             out = None
     if n_missing:
@@ -153,15 +154,3 @@ def layer_numbers(layers: str, n_layers: int) -> frozenset[int] | None:
 
 class _Enough(Exception):  # noqa: N818  (it is no error)
     """All that is to be read has been."""
-
-
-def batches(rows: Sequence[Tokens], max_tokens: int = TOKENS_PER_BATCH) -> Iterator[list[int]]:
-    """Indices of rows in batches of similar length, of at most `max_tokens` tokens with padding, or one row."""
-    chosen: list[int] = []
-    for i in sorted(range(len(rows)), key=lambda i: -len(rows[i].ids)):
-        if chosen and len(rows[chosen[0]].ids) * (len(chosen) + 1) > max_tokens:
-            yield chosen
-            chosen = []
-        chosen.append(i)
-    if chosen:
-        yield chosen

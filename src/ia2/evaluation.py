@@ -12,13 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList, set_seed
 
-from ia2.adapters import adds_tokens, using
-from ia2.capture import Site, batches, read
+from ia2.adapters import using
+from ia2.capture import Site
 from ia2.contexts import Contexts
 from ia2.data import Example
 from ia2.errors import IA2Error
 from ia2.metrics import aurc, classwise_ece, ece, ece_mass, entropy, excess_aurc, macro_f1, mce, reliability
 from ia2.models import LanguageModel
+from ia2.passes import batches, passes, prefill, repeated, shared_prefix
 from ia2.progress import step
 from ia2.prompt import Prompt, Tokens, build_prompt
 from ia2.statistics import Array, Columns, Statistic, intervals, mcnemar, mean, paired, permutation_test
@@ -169,9 +170,7 @@ def gold(
     acts: list[Tensor] = [torch.empty(0)] * len(rows)
     nll, greedy = [0.0] * len(rows), [False] * len(rows)
     with using(lm, variant.adapter):
-        for chosen in batches(rows):
-            batch = lm.encoder.collate([rows[i] for i in chosen]).to(lm.device)
-            values = read(lm.model, lm.anatomy, batch, sites | {"logits"})
+        for chosen, batch, values in passes(lm, rows, sites | {"logits"}):
             sizes = [rows[i].n_response for i in chosen]
             logp_PV = values["logits"].float().log_softmax(-1)
             logp_P = logp_PV.gather(1, batch.response_ids[:, None])[:, 0]
@@ -249,8 +248,8 @@ def label_logps(lm: LanguageModel, labels: Sequence[str], prompts: Sequence[Prom
     scored = [labels[0]] if single else labels
     rows = _encode(lm, [Prompt(p.context, p.query, label) for p in prompts for label in scored])
     logp = torch.empty(len(rows), len(labels) if single else 1)
-    for chosen in batches(rows):
-        logp_PV, ids_P = _logps(lm, [rows[i] for i in chosen])
+    for chosen, batch, values in passes(lm, rows, {"logits"}):
+        logp_PV, ids_P = values["logits"].float().log_softmax(-1), batch.response_ids
         if single:
             logp[chosen] = logp_PV[:, [i[0] for i in ids]].cpu()
         else:
@@ -260,23 +259,19 @@ def label_logps(lm: LanguageModel, labels: Sequence[str], prompts: Sequence[Prom
     return logp.view(len(prompts), len(labels))
 
 
-def _logps(lm: LanguageModel, rows: Sequence[Tokens]) -> tuple[Tensor, Tensor]:
-    """Log-probabilities at response positions, float32 (P, V), and the response ids there (P,)."""
-    batch = lm.encoder.collate(rows).to(lm.device)
-    values = read(lm.model, lm.anatomy, batch, {"logits"})
-    return values["logits"].float().log_softmax(-1), batch.response_ids
-
-
 def _generated_answers(lm: LanguageModel, task: Task, prompts: Sequence[Prompt]) -> list[Answer]:
     rows = _encode(lm, prompts)
     answers = [Answer("", 0.0, len(row.ids), {}) for row in rows]
     for chosen in batches(rows, max_tokens=4096):
         generated = generate(lm, [rows[i] for i in chosen], task)
-        written = [Tokens((*rows[i].ids, *ids), len(ids)) for i, ids in zip(chosen, generated, strict=True)]
-        logp_PV, ids_P = _logps(lm, written)
-        p_P = logp_PV.gather(1, ids_P[:, None])[:, 0].exp()
-        for i, ids, p_R in zip(chosen, generated, p_P.split([len(ids) for ids in generated]), strict=True):
-            answers[i] = Answer(_text(lm, task, ids), p_R.mean().item(), len(rows[i].ids), {})
+        written = [
+            Tokens((*rows[i].ids, *ids), len(ids), rows[i].n_query) for i, ids in zip(chosen, generated, strict=True)
+        ]
+        for part, batch, values in passes(lm, written, {"logits"}):
+            p_P = values["logits"].float().softmax(-1).gather(1, batch.response_ids[:, None])[:, 0]
+            for k, p_R in zip(part, p_P.split([written[k].n_response for k in part]), strict=True):
+                i, ids = chosen[k], generated[k]
+                answers[i] = Answer(_text(lm, task, ids), p_R.mean().item(), len(rows[i].ids), {})
     return answers
 
 
@@ -310,15 +305,20 @@ def generate(lm: LanguageModel, rows: Sequence[Tokens], task: Task, do_sample: b
     """
     tokenizer = lm.encoder.tokenizer
     lengths = {len(row.ids) for row in rows}
-    if len(lengths) > 1 and adds_tokens(lm):
+    if len(lengths) > 1 and lm.adds_tokens:
         parts = {n: generate(lm, [row for row in rows if len(row.ids) == n], task, do_sample) for n in lengths}
         return [parts[len(row.ids)].pop(0) for row in rows]
     width = max(lengths)
     room = lm.encoder.max_length - width
     if room < 1:
         raise IA2Error(f"a prompt of {width} tokens leaves no room for an answer in a window of {width + room}")
-    ids = torch.tensor([[lm.encoder.pad_id] * (width - len(row.ids)) + list(row.ids) for row in rows])
-    mask = torch.tensor([[0] * (width - len(row.ids)) + [1] * len(row.ids) for row in rows])
+    n = shared_prefix(lm, rows)
+    pads = [width - len(row.ids) for row in rows]  # between what is shared and the rest
+    ids = torch.tensor(
+        [[*row.ids[:n], *[lm.encoder.pad_id] * pad, *row.ids[n:]] for row, pad in zip(rows, pads, strict=True)]
+    )
+    mask = torch.tensor([[1] * n + [0] * pad + [1] * (width - n - pad) for pad in pads])
+    cache = repeated(prefill(lm, rows[0].ids[:n]), len(rows)) if n else None
     stop = StopAt(tokenizer, task.separator, width)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Position ids are not supported", UserWarning)  # and not needed, see above
@@ -329,6 +329,7 @@ def generate(lm: LanguageModel, rows: Sequence[Tokens], task: Task, do_sample: b
             max_new_tokens=min(task.max_new_tokens, room),
             stopping_criteria=StoppingCriteriaList([stop]),
             pad_token_id=lm.encoder.pad_id,
+            past_key_values=cache,
         )
     return [_until_end(new, stop, tokenizer.eos_token_id) for new in out[:, width:].tolist()]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ia2 import world
@@ -31,6 +32,11 @@ class LanguageModel:
     def device(self) -> torch.device:
         """Where the model computes."""
         return self.base.device
+
+    @property
+    def adds_tokens(self) -> bool:
+        """Whether the adapter puts virtual tokens, or keys and values of such, before the prompt."""
+        return isinstance(self.model, PeftModel) and bool(self.model.active_peft_config.is_prompt_learning)
 
     @cached_property
     def fingerprint(self) -> str:

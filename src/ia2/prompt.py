@@ -52,7 +52,12 @@ class Tokens:
 
     ids: tuple[int, ...]
     n_response: int
-    n_query: int = 0
+    n_query: int
+
+    @property
+    def n_context(self) -> int:
+        """Tokens before the query."""
+        return len(self.ids) - self.n_response - self.n_query
 
     def aligned(self, positions: Positions) -> range:
         """Where activations are read: at the positions that predict a response token, each one before its token.

@@ -12,9 +12,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ia2.adapters import using
-from ia2.capture import Selection, Site, batches, read
+from ia2.capture import Selection, Site
 from ia2.files import written_aside
 from ia2.models import LanguageModel
+from ia2.passes import passes
 from ia2.progress import step
 from ia2.prompt import Prompt, Tokens
 
@@ -53,9 +54,7 @@ def collect(lm: LanguageModel, prompts: Sequence[Prompt], selection: Selection, 
 def _collect(lm: LanguageModel, rows: Sequence[Tokens], selection: Selection) -> dict[str, Tensor]:
     parts: dict[Site, list[Tensor]] = {site: [torch.empty(0)] * len(rows) for site in selection.sites}
     with step("collect", len(rows)) as advance, using(lm, None):
-        for chosen in batches(rows):
-            batch = lm.encoder.collate([rows[i] for i in chosen], selection.positions).to(lm.device)
-            values = read(lm.model, lm.anatomy, batch, selection.sites, selection.layers)
+        for chosen, _, values in passes(lm, rows, selection.sites, selection.layers, selection.positions):
             for site, value in values.items():
                 sizes = [selection.size(rows[i], site) for i in chosen]
                 for i, part in zip(chosen, value.cpu().split(sizes), strict=True):

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ia2.capture import Site, batches, read
+from ia2.capture import Site, read
 from ia2.errors import IA2Error
 from ia2.losses import LOSSES, Scale, ce, mean_square
 from ia2.methods import Stage
 from ia2.models import LanguageModel
+from ia2.passes import batches
 from ia2.progress import say, step
 from ia2.prompt import IGNORED, TokenBatch, Tokens
 from ia2.targets import Targets
