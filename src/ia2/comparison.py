@@ -1,0 +1,251 @@
+"""Methods on the same samples: cells, each one draw of rows, and what they say together."""
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ia2.adapters import loaded_adapters
+from ia2.config import make_config
+from ia2.data import Example
+from ia2.errors import IA2Error
+from ia2.evaluation import Prediction, Variant, answer, difference, evaluate, summarise
+from ia2.files import read_json, read_jsonl, write_json, write_jsonl
+from ia2.metrics import break_even
+from ia2.models import LanguageModel
+from ia2.progress import say, step
+from ia2.recalibration import CONTENT_FREE, contextual, fit_temperature, scale
+from ia2.results import write_results
+from ia2.run import Data, Run
+from ia2.statistics import holm
+
+UNLABELLED, TEMPERATURE, CONTEXTUAL = "+unlabelled", "+temperature", "+contextual"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One draw of rows, on which every method is trained and tested.
+
+    Attributes:
+        source: what the rows are called: a task, or a file.
+        seed: of the draw, and of all that is random in training.
+        options: of every run, by the names of `RunConfig`.
+        data: rows to train on; the unlabelled ones go to methods that end in `+unlabelled` alone.
+        tests: test rows by name; the first are in distribution.
+        folder: where everything of the cell is kept.
+    """
+
+    source: str
+    seed: int
+    options: dict[str, Any]
+    data: Data
+    tests: dict[str, Sequence[Example]]
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.source}, seed {self.seed}"
+
+    def run_of(self, method: str) -> Run:
+        """The run that trains a method."""
+        data = self.data if method.endswith(UNLABELLED) else replace(self.data, unlabelled=())
+        values = {**self.options, "method": method.removesuffix(UNLABELLED), "seed": self.seed}
+        return Run.create(self.folder / method, make_config(values), data)
+
+    def train(self, lm: LanguageModel, methods: Iterable[str]) -> tuple[dict[str, Path], dict[str, float]]:
+        """Train what is not trained yet: adapter folders, and the seconds that each took, by name."""
+        adapters: dict[str, Path] = {}
+        seconds: dict[str, float] = {}
+        for method in methods:
+            suffix, run = UNLABELLED if method.endswith(UNLABELLED) else "", self.run_of(method)
+            adapters |= {f"{name}{suffix}": of for name, of in run.train(lm, self.folder / "targets").items()}
+            seconds |= {f"{name}{suffix}": of for name, of in run.training_seconds().items()}
+        return adapters, seconds
+
+    def results(
+        self, lm: LanguageModel, methods: Sequence[str]
+    ) -> tuple[dict[str, list[Prediction]], dict[str, float]]:
+        """Predictions by test, and training seconds by method; done once and kept."""
+        path, costs = self.folder / "predictions.jsonl", self.folder / "training.json"
+        if not path.is_file():
+            adapters, seconds = self.train(lm, methods)
+            write_json(costs, seconds)
+            write_jsonl(path, ({"test": test, **asdict(p)} for test, p in self._evaluated(lm, adapters)))
+        found: dict[str, list[Prediction]] = {test: [] for test in self.tests}
+        for row in read_jsonl(path):
+            found[row.pop("test")].append(Prediction(**row))
+        return found, read_json(costs)
+
+    def _evaluated(self, lm: LanguageModel, adapters: dict[str, Path]) -> list[tuple[str, Prediction]]:
+        run = Run(self.folder, make_config({**self.options, "seed": self.seed}), self.data)
+        task, contexts = run.task(), run.contexts(lm)
+        zero, icl = Variant("zero-shot"), Variant("icl", contexts, seed=self.seed)
+        found: list[tuple[str, Prediction]] = []
+        with loaded_adapters(lm, adapters):
+            variants = [zero, icl, *(Variant(name, adapter=name) for name in adapters)]
+            tests = {test: evaluate(lm, task, rows, variants, icl) for test, rows in self.tests.items()}
+            calibrated = [v for v in variants if v.name in ("icl", "sft")] if task.labels else []
+            for variant in calibrated:
+                dev = answer(lm, task, self.data.dev, variant) if self.data.dev else []
+                empty = [Example(query) for query in content_free(self.data.train)]
+                free = answer(lm, task, empty, variant) if variant is icl else []
+                for predictions in tests.values():
+                    own = [p for p in predictions if p.variant == variant.name]
+                    if dev:
+                        logp, gold = _logps([a.logp_labels for a in dev]), [e.label for e in self.data.dev]
+                        heat = fit_temperature(logp, np.array([(task.labels or ()).index(label) for label in gold]))
+                        predictions += _recalibrated(own, TEMPERATURE, scale(_logps_of(own), heat))
+                    if free:
+                        logp_free = _logps([a.logp_labels for a in free])
+                        predictions += _recalibrated(own, CONTEXTUAL, contextual(_logps_of(own), logp_free))
+        for test, predictions in tests.items():
+            found += [(test, prediction) for prediction in predictions]
+        return found
+
+
+def content_free(examples: Sequence[Example]) -> list[str]:
+    """Queries that say nothing, in the form of the examples': what all of these begin and end with, around a filler."""
+    queries = [example.query for example in examples]
+    start = os.path.commonprefix(queries)  # noqa: RUF071  (of characters, and meant so)
+    end = os.path.commonprefix([query[len(start) :][::-1] for query in queries])[::-1]  # noqa: RUF071
+    return [f"{start}{filler}{end}" for filler in CONTENT_FREE if f"{start}{filler}{end}"]
+
+
+def _logps(rows: Sequence[dict[str, float]]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    return np.array([list(row.values()) for row in rows])
+
+
+def _logps_of(predictions: Sequence[Prediction]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    tiny = np.finfo(np.float64).tiny
+    return np.log([[max(p, tiny) for p in (row.p_labels or {}).values()] for row in predictions])
+
+
+def _recalibrated(predictions: Sequence[Prediction], suffix: str, logp_NC: Any) -> list[Prediction]:
+    """The same answers with other probabilities; contextual calibration may change the answers too."""
+    found = []
+    for p, logp_C in zip(predictions, np.asarray(logp_NC), strict=True):
+        labels = list(p.p_labels or {})
+        p_labels = dict(zip(labels, np.exp(logp_C).tolist(), strict=True))
+        best = max(p_labels.values())
+        winners = [label for label, value in p_labels.items() if value == best]
+        text = winners[0] if len(winners) == 1 else ""
+        brier = sum((value - (label == p.response)) ** 2 for label, value in p_labels.items())
+        nll = -float(logp_C[labels.index(p.response)])
+        found.append(
+            replace(
+                p,
+                variant=f"{p.variant}{suffix}",
+                answer=text,
+                correct=text == p.response,
+                confidence=best,
+                p_labels=p_labels,
+                nll=nll,
+                brier=brier,
+            )
+        )
+    return found
+
+
+def compare(
+    folder: Path,
+    lm: LanguageModel,
+    cells: Sequence[Cell],
+    methods: Sequence[str],
+    pairs: Sequence[tuple[str, str]] | None = None,
+    title: str = "",
+) -> dict[str, Any]:
+    """Run every cell that is not done yet, then pool them: metrics.json, predictions.jsonl and report.html.
+
+    Args:
+        folder: for the results.
+        lm: the base model of all cells.
+        cells: all with tests of the same names.
+        methods: to train, see `ia2.methods`; `+unlabelled` behind a name gives it the unlabelled rows.
+        pairs: methods whose difference is wanted; by default every trained one with SFT and with ICL.
+        title: of the report.
+
+    Returns:
+        What metrics.json holds: `methods` and `differences` over all cells (p-values corrected over the pairs by Holm:
+        `p_holm`), the same for each out-of-distribution test, and `methods` of every cell.
+    """
+    check_same_tests(cells)
+    results = []
+    with step("compare", len(cells)) as advance:
+        for cell in cells:
+            results.append(cell.results(lm, methods))
+            say(f"{cell.name}: {_line(next(iter(results[-1][0].values())))}")
+            advance()
+    tests = list(cells[0].tests)
+    pooled = {test: _pooled([found[test] for found, _ in results], pairs) for test in tests}
+    first = pooled[tests[0]]
+    for name, method in first["methods"].items():
+        base = name.removesuffix(TEMPERATURE)
+        if all(base in seconds for _, seconds in results):
+            method["training_seconds"] = float(np.mean([seconds[base] for _, seconds in results]))
+            costs = (
+                method["training_seconds"],
+                first["methods"]["icl"]["seconds_per_query"],
+                method["seconds_per_query"],
+            )
+            method["break_even_queries"] = break_even(*costs)
+    metrics = {
+        "title": title or f"Methods compared on {cells[0].options['model']}",
+        "model": cells[0].options["model"],
+        "n_train": len(cells[0].data.train),
+        "n_test": len(next(iter(cells[0].tests.values()))),
+        "test": tests[0],
+        **first,
+        "out_of_distribution": {test: pooled[test] for test in tests[1:]},
+        "cells": [
+            {"task": cell.source, "description": "", "seed": cell.seed, "methods": _by_method(found[tests[0]])}
+            for cell, (found, _) in zip(cells, results, strict=True)
+        ],
+    }
+    rows = [
+        {"task": cell.source, "seed": cell.seed, **({"test": test} if len(tests) > 1 else {}), **asdict(prediction)}
+        for cell, (found, _) in zip(cells, results, strict=True)
+        for test in tests
+        for prediction in found[test]
+    ]
+    write_results(folder, metrics, rows)
+    return metrics
+
+
+def check_same_tests(cells: Sequence[Cell]) -> None:
+    """All cells of a comparison are tested on sets of the same names."""
+    if len({tuple(cell.tests) for cell in cells}) != 1:
+        raise IA2Error("the tasks that are compared have different test sets; compare them one by one")
+
+
+def _of(predictions: Sequence[Prediction]) -> dict[str, list[Prediction]]:
+    names = dict.fromkeys(p.variant for p in predictions)
+    return {name: [p for p in predictions if p.variant == name] for name in names}
+
+
+def _by_method(predictions: Sequence[Prediction]) -> dict[str, Any]:
+    return {name: summarise(rows) for name, rows in _of(predictions).items()}
+
+
+def _pooled(found: Sequence[list[Prediction]], pairs: Sequence[tuple[str, str]] | None) -> dict[str, Any]:
+    """Over cells: a metric is the mean of the cells' own, its interval counts how cells and rows differ."""
+    of = [_of(predictions) for predictions in found]
+    pooled = {name: [p for cell in of for p in cell[name]] for name in of[0]}
+    groups = [i for i, cell in enumerate(of) for _ in cell["icl"]] if len(of) > 1 else None
+    trained = [name for name in pooled if name not in ("zero-shot", "icl") and TEMPERATURE not in name]
+    trained = [name for name in trained if CONTEXTUAL not in name]
+    if pairs is None:
+        pairs = [(a, b) for a in trained for b in ("sft", "icl") if a != b and b in pooled]
+    differences = {f"{a} - {b}": difference(pooled[a], pooled[b], groups) for a, b in pairs}
+    for metric in next(iter(differences.values()), {}):
+        corrected = holm([values[metric]["p_value"] for values in differences.values()])
+        for values, p in zip(differences.values(), corrected, strict=True):
+            values[metric]["p_holm"] = p
+    return {"methods": {name: summarise(rows, groups) for name, rows in pooled.items()}, "differences": differences}
+
+
+def _line(predictions: Sequence[Prediction]) -> str:
+    return "  ".join(f"{name} {np.mean([p.correct for p in of]):.2f}" for name, of in _of(predictions).items())
