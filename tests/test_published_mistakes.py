@@ -84,7 +84,7 @@ def test_07_zero_layers_are_an_error() -> None:
     model = random_model("gpt2")
     for block in model.transformer.h:
         block.attn = Copy()
-    with pytest.raises(IA2Error, match="found no self-attention in 3 layers.*made of Copy, GPT2MLP, LayerNorm"):
+    with pytest.raises(IA2Error, match=r"found no self-attention in 3 layers.*made of Copy, GPT2MLP, LayerNorm"):
         wrap_model(model, build_tokenizer())
 
 
