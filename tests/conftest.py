@@ -1,7 +1,7 @@
 """Small random-weight models of several architectures, and a few rows to train them on. No network, no files."""
 
+import gc
 import os
-from collections.abc import Callable
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -10,20 +10,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are so small that a 
 import numpy as np
 import pytest
 import torch
-from transformers import (
-    GPT2Config,
-    GPT2LMHeadModel,
-    GPTNeoXConfig,
-    GPTNeoXForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    OPTConfig,
-    OPTForCausalLM,
-    PreTrainedModel,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+import ia2.run  # noqa: F401 - all there is, before the line below
 from ia2.contexts import Contexts
 from ia2.data import Example
 from ia2.models import LanguageModel, wrap_model
@@ -31,32 +20,73 @@ from ia2.prompt import Prompt
 from ia2.task import Task
 from ia2.world.tokenizer import build_tokenizer
 
+gc.freeze()  # accelerate collects garbage after each training; what is imported by now is none
 torch.set_num_threads(1)
 V = len(build_tokenizer())
+SPECIAL: dict[str, Any] = {"vocab_size": V, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 SHAPE: dict[str, Any] = {
-    "vocab_size": V,
+    **SPECIAL,
     "hidden_size": 32,
     "num_hidden_layers": 3,
     "num_attention_heads": 4,
     "max_position_embeddings": 512,
 }
 GROUPED: dict[str, Any] = {**SHAPE, "intermediate_size": 48, "num_key_value_heads": 2}
-ARCHITECTURES: dict[str, Callable[[], PreTrainedModel]] = {
-    "llama": lambda: LlamaForCausalLM(LlamaConfig(**GROUPED)),
-    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**GROUPED, head_dim=16)),
-    "gpt2": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=V, n_embd=32, n_layer=3, n_head=4, n_positions=512)),
-    "gpt-neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**SHAPE, intermediate_size=48)),
-    "opt": lambda: OPTForCausalLM(OPTConfig(**SHAPE, ffn_dim=48, word_embed_proj_dim=32)),
+WIDE: dict[str, Any] = {**GROUPED, "head_dim": 16}  # heads that are together wider than the model
+SLIDING: dict[str, Any] = {"sliding_window": 4}  # shorter than any prompt of the tests
+EXPERTS: dict[str, Any] = {"num_experts": 4, "num_experts_per_tok": 2}
+
+CORE: dict[str, dict[str, Any]] = {
+    "llama": GROUPED,
+    "qwen3": WIDE,
+    "gpt2": {**SPECIAL, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 512},
+    "gpt_neox": {**SHAPE, "intermediate_size": 48},
+    "opt": {**SHAPE, "ffn_dim": 48, "word_embed_proj_dim": 32},
+}
+ARCHITECTURES: dict[str, dict[str, Any]] = {  # by transformers' name: the arguments of its configuration
+    **CORE,
+    "qwen2": GROUPED,
+    "mistral": {**GROUPED, **SLIDING},
+    "gemma2": {**WIDE, **SLIDING, "query_pre_attn_scalar": 16},
+    "gemma3_text": {
+        **WIDE,
+        **SLIDING,
+        "query_pre_attn_scalar": 16,
+        "layer_types": ["sliding_attention"] * 2 + ["full_attention"],
+    },
+    "phi3": GROUPED,
+    "falcon": SHAPE,
+    "bloom": {**SPECIAL, "hidden_size": 32, "n_layer": 3, "n_head": 4},
+    "olmo2": GROUPED,
+    "starcoder2": {**GROUPED, **SLIDING},
+    "smollm3": GROUPED,
+    "granite": {**GROUPED, "residual_multiplier": 0.5},
+    "mixtral": {**GROUPED, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "qwen3_moe": {**WIDE, **EXPERTS, "moe_intermediate_size": 24},
+    "olmoe": {**GROUPED, **EXPERTS},
+    "jamba": {**GROUPED, **EXPERTS, "attn_layer_period": 2, "attn_layer_offset": 1, "mamba_dt_rank": 4},
+    "qwen3_next": {
+        **WIDE,
+        **EXPERTS,
+        "moe_intermediate_size": 24,
+        "shared_expert_intermediate_size": 24,
+        "layer_types": ["full_attention", "linear_attention", "full_attention"],
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8,
+    },
 }
 
 
 def random_model(architecture: str) -> PreTrainedModel:
     """Weights large enough that layers and positions differ visibly."""
     torch.manual_seed(0)
-    model = ARCHITECTURES[architecture]()
+    config = AutoConfig.for_model(architecture, **ARCHITECTURES[architecture])
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.ndim == 2:
+            if parameter.ndim in (2, 3):  # matrices, and those of experts
                 parameter.mul_(4.0)
     for module in model.modules():  # as `load_model` does by the configuration
         if isinstance(module, torch.nn.Dropout):
@@ -64,7 +94,7 @@ def random_model(architecture: str) -> PreTrainedModel:
     return model
 
 
-@pytest.fixture(params=list(ARCHITECTURES))
+@pytest.fixture(params=list(CORE))
 def any_lm(request: pytest.FixtureRequest) -> LanguageModel:
     return wrap_model(random_model(request.param), build_tokenizer())
 

@@ -1,19 +1,33 @@
 """Loading a decoder-only model."""
 
 import hashlib
+import json
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from ia2 import world
 from ia2.anatomy import Anatomy, find_anatomy
-from ia2.errors import IA2Error
+from ia2.errors import IA2Error, choose
 from ia2.prompt import Encoder
+
+DTYPES = ("float32", "bfloat16", "float16")
+QUANTIZATIONS = ("4bit", "8bit")
 
 
 @dataclass
@@ -27,6 +41,7 @@ class LanguageModel:
 
     def __post_init__(self) -> None:
         self.model = self.base
+        self._own = frozenset(self.base.state_dict())
 
     @property
     def device(self) -> torch.device:
@@ -40,54 +55,120 @@ class LanguageModel:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of every frozen weight: its name, type, shape and bytes. Adapter weights do not count."""
+        """SHA-256 of all that decides what the base computes; adapters on it do not count.
+
+        That is its configuration, the implementation of attention, and each weight's name, type, shape and bytes.
+        """
         digest = hashlib.sha256()
+        config = self.base.config.to_diff_dict()
+        del config["transformers_version"]
+        digest.update(json.dumps([config, self.base.config._attn_implementation], sort_keys=True, default=str).encode())
         for name, weight in sorted(self.base.state_dict().items()):
-            if "lora_" in name:
-                continue
-            digest.update(f"{name.replace('.base_layer', '')} {weight.dtype} {tuple(weight.shape)}".encode())
-            digest.update(weight.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().data)
+            own = name.replace(".base_layer", "")
+            if own in self._own:
+                digest.update(f"{own} {weight.dtype} {tuple(weight.shape)}".encode())
+                digest.update(weight.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
 
-def load_model(name: str, device: str | None = None) -> LanguageModel:
+def load_model(
+    name: str,
+    device: str | None = None,
+    dtype: str | None = None,
+    quantization: str | None = None,
+    attn_implementation: str | None = None,
+    trust_remote_code: bool = False,
+) -> LanguageModel:
     """Load an embedded model (`tiny`, `tiny-gpt2`), a folder, or a Hugging Face hub id.
 
-    Weights come from safetensors only and keep their type. Dropout of the base is off: it is frozen, and teacher and
-    student must compute the same.
+    Weights come from safetensors only. Dropout of the base is off: it is frozen, and teacher and student must compute
+    the same.
 
     Args:
         name: which model.
         device: where to put it; by default an accelerator if there is one.
+        dtype: `float32`, `bfloat16` or `float16`; by default as it was saved.
+        quantization: `4bit` or `8bit`, by bitsandbytes.
+        attn_implementation: as transformers names it: `sdpa`, `eager`, `flash_attention_2`, ...
+        trust_remote_code: whether to run Python code that comes with the model.
 
     Raises:
-        IA2Error: nothing of this name, or not a decoder-only language model.
+        IA2Error: nothing of this name, not a decoder-only language model, or a library that it needs is missing.
     """
     path = str(world.MODELS.get(name, name))
-    if (Path(path).exists() or path.startswith((".", "/", "~"))) and not (Path(path) / "config.json").is_file():
-        raise IA2Error(f"{path}: not a model folder (no config.json); expected one written by save_pretrained")
-    try:
-        config = AutoConfig.from_pretrained(path)
-        for key, value in config.to_dict().items():
-            if "drop" in key and isinstance(value, float):
-                setattr(config, key, 0.0)
-        base = AutoModelForCausalLM.from_pretrained(path, config=config, dtype="auto", use_safetensors=True)
-        tokenizer = AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
-        known = ", ".join(world.MODELS)
-        raise IA2Error(
-            f"cannot load the model '{name}' ({known}, a folder or a hub id was expected): {reason}"
-        ) from error
+    _check_folder(path)
     if device is None:
         accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         device = str(accelerator or "cpu")
-    base.to(device)  # type: ignore[arg-type]  # transformers' own decoration of `to` hides its signature
+    torch_dtype = "auto" if dtype is None else getattr(torch, choose("dtype", dtype, DTYPES))
+    quantizer = _quantization(quantization)
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+        _without_noise(config)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            path,
+            config=config,
+            dtype=torch_dtype,
+            device_map={"": device},
+            quantization_config=quantizer,
+            attn_implementation=attn_implementation,
+            trust_remote_code=trust_remote_code,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+    except ImportError as error:
+        raise IA2Error(f"the model '{name}' needs a package that is not installed: {_line(error)}") from error
+    except (OSError, ValueError, SafetensorError) as error:
+        known = ", ".join(world.MODELS)
+        raise IA2Error(
+            f"cannot load the model '{name}' ({known}, a folder or a hub id was expected): {_line(error)}"
+        ) from error
+    base, loading = loaded
+    if missing := sorted(loading["missing_keys"]):
+        raise IA2Error(
+            f"the model '{name}' lacks {len(missing)} weights of a {type(base).__name__} ({missing[0]}, ...); "
+            "expected a whole language model, saved by save_pretrained"
+        )
     return wrap_model(base, tokenizer)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:400]
+
+
+def _check_folder(path: str) -> None:
+    folder = Path(path)
+    if (folder.exists() or path.startswith((".", "/", "~"))) and not (folder / "config.json").is_file():
+        raise IA2Error(f"{path}: not a model folder (no config.json); expected one written by save_pretrained")
+    if folder.exists() and not list(folder.glob("*.safetensors")):
+        others = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for file in folder.glob(pattern))
+        raise IA2Error(
+            f"{path}: found no weights in safetensors, but {', '.join(others) or 'none at all'}; files of other forms "
+            "can run code when they are opened and are not read: save the model again with save_pretrained"
+        )
+
+
+def _without_noise(config: PreTrainedConfig) -> None:
+    """Dropout, and the jitter of routers, to zero."""
+    for key, value in list(vars(config).items()):
+        if ("drop" in key or "jitter" in key) and isinstance(value, float):
+            setattr(config, key, 0.0)
+    for name in config.sub_configs:
+        _without_noise(getattr(config, name))
+
+
+def _quantization(name: str | None) -> BitsAndBytesConfig | None:
+    if name is None:
+        return None
+    choose("quantization", name, QUANTIZATIONS)
+    if find_spec("bitsandbytes") is None:
+        raise IA2Error(f"quantization '{name}' needs bitsandbytes, which is not installed: pip install bitsandbytes")
+    return BitsAndBytesConfig(load_in_4bit=name == "4bit", load_in_8bit=name == "8bit")
 
 
 def wrap_model(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> LanguageModel:
     """A `LanguageModel` of a transformers model that is already in memory; freezes it."""
     base.eval().requires_grad_(False)
-    window = getattr(base.config.get_text_config(), "max_position_embeddings", None) or 10**9
+    window = getattr(base.config.get_text_config(), "max_position_embeddings", None) or tokenizer.model_max_length
     return LanguageModel(base, Encoder(tokenizer, window), find_anatomy(base))
