@@ -5,7 +5,7 @@ from fractions import Fraction
 from threading import Thread
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ia2.answers import Form, first_number, form_of, read_answer, rouge_l, same_answer, whole_number
@@ -26,6 +26,8 @@ from ia2.answers import Form, first_number, form_of, read_answer, rouge_l, same_
         ("boxed", r"\boxed{\{1, 2\}} and }", r"\{1, 2\}"),
         ("boxed", r"\boxed{\left\{x \right.} }", r"\left\{x \right."),
         ("boxed", r"is $\boxed 2$", "2"),
+        ("boxed", r"\boxed{3}, no, \boxed 2", "2"),
+        ("boxed", r"\boxed 2, no, \boxed{3}", "3"),
         ("boxed", r"\fbox{7}", "7"),
         ("boxed", r"\boxed{never closed", None),
         ("boxed", r"\boxed{ }", None),
@@ -88,6 +90,7 @@ def test_what_is_more_than_a_number_is_no_whole_number(text: str) -> None:
 NUMBERS = st.decimals(allow_nan=False, allow_infinity=False, places=2, min_value=-(10**9), max_value=10**9)
 
 
+@settings(deadline=None)
 @given(NUMBERS, st.sampled_from(["{:,}", "{}", "{} dollars", "{:,} km/h.", "**{}**", "{}%", "about {:,}", "= {} ."]))
 def test_every_number_is_read_back_however_it_is_written(number: Decimal, written: str) -> None:
     text = written.format(number)
@@ -97,12 +100,14 @@ def test_every_number_is_read_back_however_it_is_written(number: Decimal, writte
     assert number == 0 or not same_answer(text, str(-number), "hash")
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.integers(-999, 999), st.integers(1, 99))
 def test_fractions(a: int, b: int) -> None:
     assert whole_number(f"{a}/{b}") == Fraction(a, b)
     assert same_answer(rf"\frac{{{a}}}{{{b}}}", f"{a}/{b}", "boxed")
 
 
+@settings(deadline=None)
 @given(
     st.recursive(st.text("abx +^_", max_size=5), lambda inner: st.tuples(inner, inner).map("{{{0[0]}}}{0[1]}".format))
 )
@@ -111,6 +116,7 @@ def test_nested_boxes(content: str) -> None:
     assert read_answer(rf"so \boxed{{1}}, no, \boxed{{{content}}} }} {{", "boxed") == expected
 
 
+@settings(deadline=None)
 @given(st.text() | st.text(r"\boxed{}#$1.,/-% "))
 @example("\\boxed{" * 500)
 def test_no_text_is_too_strange(text: str) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 import ia2
 
 ORDER = (  # noqa: SIM905 - a line that reads from left to right
-    "errors files progress world data answers task prompt models capture losses methods adapters targets training config "
-    "metrics evaluation report results run demo cli __main__"
+    "errors files progress world data answers task prompt tasks models capture losses methods adapters targets "
+    "training config metrics evaluation report results run demo cli __main__"
 ).split()
 SOURCE = Path(ia2.__file__).parent
 

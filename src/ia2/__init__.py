@@ -18,8 +18,11 @@ if TYPE_CHECKING:
     from ia2.run import Data, Run
     from ia2.targets import collect, teacher_prompts
     from ia2.task import Task
+    from ia2.tasks import load_task
+    from ia2.tasks.benchmark import Benchmark
 
 _HOMES = {
+    "Benchmark": "tasks.benchmark",
     "Data": "run",
     "Example": "data",
     "IA2Error": "errors",
@@ -35,6 +38,7 @@ _HOMES = {
     "ece": "metrics",
     "evaluate": "evaluation",
     "load_model": "models",
+    "load_task": "tasks",
     "make_config": "config",
     "read": "capture",
     "read_examples": "data",
@@ -42,6 +46,7 @@ _HOMES = {
     "wrap_model": "models",
 }
 __all__ = [
+    "Benchmark",
     "Data",
     "Example",
     "IA2Error",
@@ -57,6 +62,7 @@ __all__ = [
     "ece",
     "evaluate",
     "load_model",
+    "load_task",
     "make_config",
     "read",
     "read_examples",

@@ -17,6 +17,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+tasks = typer.Typer(invoke_without_command=True)
+app.add_typer(tasks, name="tasks")
 
 TrainFile = Annotated[Path, typer.Option("--train", help="JSON lines of query and response (or prompt, completion).")]
 
@@ -124,6 +126,28 @@ def predict(
         if answer.p_labels:
             line["p_labels"] = {label: round(p, 6) for label, p in answer.p_labels.items()}
         typer.echo(json.dumps(line, ensure_ascii=False))
+
+
+@tasks.callback()
+def list_tasks(context: typer.Context) -> None:
+    """List the tasks that come with ia2, and show their prompts."""
+    from ia2.tasks import load_task, task_names
+    from ia2.tasks.listing import print_tasks
+
+    if context.invoked_subcommand is None:
+        print_tasks([load_task(name) for name in task_names()])
+
+
+@tasks.command("show")
+def show_task(
+    name: Annotated[str, typer.Argument(help="A task of 'ia2 tasks', or a task file: a path that ends in .yaml.")],
+    n_demos: Annotated[int, typer.Option(min=0, help="Examples in each prompt.")] = 2,
+) -> None:
+    """Show three prompts as the model would see them, and the response that each should get."""
+    from ia2.tasks import load_task
+    from ia2.tasks.listing import shown_prompts
+
+    typer.echo(shown_prompts(load_task(name), n_demos))
 
 
 def _parted(text: str | None) -> tuple[str, ...] | None:
