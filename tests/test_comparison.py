@@ -38,7 +38,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
 
     folder = tmp_path_factory.mktemp("compared")
     lm = wrap_model(random_model("llama"), build_tokenizer())
-    return folder, compare(folder, lm, [cell(folder, seed) for seed in (0, 1)], METHODS)
+    return folder, compare(folder, [cell(folder, seed) for seed in (0, 1)], METHODS, lm=lm)
 
 
 def test_every_method_is_there_on_every_test(compared: tuple[Path, dict[str, Any]]) -> None:
@@ -103,7 +103,7 @@ def test_what_is_done_is_not_done_again(
 ) -> None:
     folder, metrics = compared
     monkeypatch.setattr("ia2.comparison.evaluate", lambda *_: pytest.fail("evaluated again"))
-    again = compare(folder, lm, [cell(folder, seed) for seed in (0, 1)], METHODS)
+    again = compare(folder, [cell(folder, seed) for seed in (0, 1)], METHODS, lm=lm)
     assert again["methods"] == metrics["methods"]
 
 
@@ -115,4 +115,4 @@ def test_queries_that_say_nothing_keep_the_form() -> None:
 def test_cells_with_other_tests_are_refused(tmp_path: Path, lm: LanguageModel) -> None:
     cells = [cell(tmp_path), replace(cell(tmp_path), tests={"test": ROWS[:2]})]
     with pytest.raises(IA2Error, match="different test sets"):
-        compare(tmp_path, lm, cells, METHODS)
+        compare(tmp_path, cells, METHODS, lm=lm)

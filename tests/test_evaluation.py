@@ -155,7 +155,18 @@ def test_an_unknown_test_label_is_an_error(lm: LanguageModel) -> None:
 def predictions(hits: list[int], confidence: float) -> list[Prediction]:
     row = {"answer": "", "greedy_correct": True, "p_labels": None, "similarity": [1.0], "n_tokens": 1, "seconds": 1.0}
     return [
-        Prediction("v", str(i), "", correct=bool(hit), confidence=confidence, nll=1.0, brier=0.5, **row)  # type: ignore[arg-type]
+        Prediction(
+            "v",
+            str(i),
+            "",
+            correct=bool(hit),
+            score=hit,
+            unparsable=True,
+            confidence=confidence,
+            nll=1.0,
+            brier=0.5,
+            **row,
+        )  # type: ignore[arg-type]
         for i, hit in enumerate(hits)
     ]
 

@@ -230,7 +230,12 @@ def test_a_whole_run_with_save_and_load(name: str, tmp_path: Path) -> None:
     lm = load_model(saved(name, tmp_path / "model"), device="cpu")
     before = {key: weight.clone() for key, weight in lm.base.state_dict().items()}
     rows = tuple(example_rows(6))
-    options = {"num_train_epochs": 1, "learning_rate": (1e-2,), "per_device_train_batch_size": 2, "adapter_options": {"r": 2}}
+    options = {
+        "num_train_epochs": 1,
+        "learning_rate": (1e-2,),
+        "per_device_train_batch_size": 2,
+        "adapter_options": {"r": 2},
+    }
     config = make_config({"model": str(tmp_path / "model"), **options})
     run = Run.create(tmp_path / "run", config, Data(rows[:4], rows[4:]))
     run.train(lm)

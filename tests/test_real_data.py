@@ -3,7 +3,6 @@
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -19,34 +18,19 @@ from transformers import (
 )
 
 from ia2.config import make_config
-from ia2.data import Example
-from ia2.files import read_jsonl
 from ia2.models import load_model
 from ia2.prompt import build_prompt
 from ia2.run import Data, Run
+from ia2.tasks import load_task
 
 pytestmark = pytest.mark.skipif(
     "IA2_DATA" not in os.environ, reason="IA2_DATA does not name a folder of benchmark rows"
 )
 
-DATA = Path(os.environ.get("IA2_DATA", "."))
-TOKENIZER = DATA.parent / "tokenizers" / "gpt2"
+TOKENIZER = Path(os.environ.get("IA2_DATA", ".")).parent / "tokenizers" / "gpt2"
 
 
-def sst2(row: dict[str, Any]) -> Example:
-    return Example(f"Text:{row['sentence'].strip()}\nLabel:", str(row["label"]))
-
-
-def trec(row: dict[str, Any]) -> Example:
-    kinds = ("abbreviation", "entity", "description", "human", "location", "number")
-    return Example(f"Question:{row['text']}\nType:", kinds[row["coarse_label"]])
-
-
-def gsm8k(row: dict[str, Any]) -> Example:
-    return Example(row["question"] + "\n", row["answer"])
-
-
-TASKS = {"sst2": sst2, "trec": trec, "gsm8k": gsm8k}
+TASKS = ("sst2", "trec", "gsm8k")
 
 
 def save_model(architecture: str, folder: Path) -> None:
@@ -64,19 +48,19 @@ def save_model(architecture: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("architecture", ["qwen3", "gpt2"])
-@pytest.mark.parametrize("name", list(TASKS))
+@pytest.mark.parametrize("name", TASKS)
 def test_real_rows(architecture: str, name: str, tmp_path: Path) -> None:
     save_model(architecture, tmp_path / "model")
     n_train, n_dev, n_test = (4, 2, 2) if name == "gsm8k" else (8, 4, 12)
-    rows = [TASKS[name](row) for row in read_jsonl(DATA / name / "train.jsonl")[: n_train + n_dev + n_test]]
-    train, dev, test = rows[:n_train], rows[n_train : n_train + n_dev], rows[n_train + n_dev :]
-    labels = "none" if name == "gsm8k" else tuple(sorted({row.label for row in rows}))
+    task = load_task(name)
+    train, dev, test = task.rows("train", n_train), task.rows("dev", n_dev), task.rows("test", n_test)
+    labels = task.task.labels or "none"
     options = {"labels": labels, "learning_rate": [1e-2], "num_train_epochs": 8, "max_new_tokens": 5}
     config = make_config({"model": str(tmp_path / "model"), **options})
     run = Run.create(tmp_path / "run", config, Data(tuple(train), tuple(dev)))
     lm = load_model(config.model, device="cpu")
 
-    for row in rows:  # aligned positions decode to the response, boundary and all
+    for row in (*train, *dev, *test):  # aligned positions decode to the response, boundary and all
         tokens = lm.encoder.encode(build_prompt(run.task(), train[:2], row.query, row.label))
         batch = lm.encoder.collate([tokens])
         text = lm.encoder.tokenizer.decode(batch.input_ids[0, 1:][batch.response_mask[0, :-1]])

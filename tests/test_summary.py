@@ -40,6 +40,8 @@ def labelled(labels: str, n: int, seed: int) -> list[Prediction]:
                 float(p[best]),
                 best == gold,
                 False,
+                float(best == gold),
+                False,
                 **scores,
                 **cost,  # type: ignore[arg-type]
             )
@@ -81,7 +83,8 @@ def test_summary_over_cells_is_the_mean_of_theirs_even_if_labels_differ() -> Non
 
 def test_summary_of_generated_answers_leaves_out_what_they_do_not_have() -> None:
     rows = [
-        replace(p, answer=text) for p, text in zip(predictions([1, 0, 0, 0], 0.5), ("7", "8", "", "9"), strict=True)
+        replace(p, answer=text, unparsable=not text)
+        for p, text in zip(predictions([1, 0, 0, 0], 0.5), ("7", "8", "", "9"), strict=True)
     ]
     summary = summarise(rows)
     assert summary["unparsable_rate"]["value"] == 0.25

@@ -1,52 +1,63 @@
-"""Reading answers from generated text."""
-
-from decimal import Decimal
+"""Scoring answers."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from conftest import example_rows
 
-from ia2.task import Task, parse_answer
+from ia2.data import Example
+from ia2.task import Metric, Parser, Task, infer_labels
+
+METRICS: tuple[Metric, ...] = ("rouge", "exact_match")
 
 
 @pytest.mark.parametrize(
-    ("text", "answer"),
+    ("parser", "answer", "response", "correct"),
     [
-        ("so 3 + 4 = 7 #### 7", Decimal(7)),
-        ("#### -12", Decimal(-12)),
-        ("#### $-1,234.50", Decimal("-1234.5")),
-        ("#### -$5", Decimal(-5)),
-        ("#### 1,000,000.", Decimal(1000000)),
-        ("#### 7.0", Decimal(7)),
-        ("#### .5", Decimal("0.5")),
-        ("first #### 1 then #### 2", Decimal(2)),
-        (r"so \boxed{\frac{1}{2}}", r"\frac{1}{2}"),
-        (r"\boxed{x^{2^{n}}} done {", r"x^{2^{n}}"),
-        (r"\boxed{1} or \boxed{-3}", Decimal(-3)),
-        (r"\boxed{never closed", None),
-        ("####", None),
-        ("  Paris. ", "Paris"),
-        ("", None),
+        ("auto", "a b #### 7.0", "x #### 7", True),
+        ("auto", "a b #### 7", "x #### -7", False),
+        ("auto", "####", "####", False),
+        ("auto", r"\boxed{\frac12}", r"so \boxed{0.5}", True),
+        ("auto", "Paris.", "paris", True),
+        ("hash", "it is 7", "#### 7", False),
+        ("hash", "#### 7 apples", "#### 7", True),
+        ("boxed", "#### 7", r"\boxed{7}", False),
+        ("text", "#### 7", "7", True),
+        ("text", "", "", False),
     ],
 )
-def test_answers(text: str, answer: object) -> None:
-    assert parse_answer(text) == answer
+def test_generated_answers(parser: Parser, answer: str, response: str, correct: bool) -> None:
+    task = Task(None, parser=parser)
+    assert task.correct(answer, response) is correct
+    assert task.score(answer, response) == float(correct)
 
 
-@given(st.decimals(allow_nan=False, allow_infinity=False, places=2, min_value=-(10**9), max_value=10**9))
-def test_every_number_is_read_back(number: Decimal) -> None:
-    assert parse_answer(f"thus #### {number:,}") == number
+def test_what_cannot_be_parsed_is_none_and_scores_nothing() -> None:
+    for task, answer in [
+        (Task(None, parser="hash"), "seven"),
+        (Task(None, parser="boxed"), r"\boxed{7"),
+        (Task(None), " "),
+        (Task(("0", "1")), ""),
+        (Task(("0", "1")), "2"),
+    ]:
+        assert task.parse(answer) is None
+        assert task.score(answer, answer) == 0
 
 
-@given(st.text())
-def test_no_text_is_too_strange(text: str) -> None:
-    parse_answer(text)
-    parse_answer("#### " + text)
-    parse_answer("\\boxed{" + text)
+def test_labels_are_equal_or_not() -> None:
+    task = Task(("0", "1"))
+    assert (task.score("1", "1"), task.score("1", "0")) == (1.0, 0.0)
+    assert task.completion("1") == "1"
+    assert Task(None).completion("1") == "1\n\n"
 
 
-def test_correct() -> None:
-    assert Task(None).correct("a b #### 7.0", "x #### 7")
-    assert not Task(None).correct("####", "####")
-    assert not Task(None).correct("#### 7", "#### -7")
-    assert Task(("0", "1")).correct("1", "1")
+def test_rouge_gives_part_of_the_score() -> None:
+    rouge, exact = (Task(None, metric=metric) for metric in METRICS)
+    assert rouge.score("one dog barks", "dog barks") == pytest.approx(0.8)
+    assert exact.score("one dog barks", "dog barks") == 0
+    assert rouge.correct("dog barks", "dog barks")
+    assert not rouge.correct("one dog barks", "dog barks")
+
+
+def test_labels_are_inferred_from_few_distinct_responses() -> None:
+    assert infer_labels(example_rows(8)) == ("0", "1")
+    assert infer_labels(example_rows(3)) is None
+    assert infer_labels([Example("q", str(i % 21)) for i in range(84)]) is None

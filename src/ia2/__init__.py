@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from ia2.statistics import bootstrap
     from ia2.targets import Targets, collect
     from ia2.task import Task
+    from ia2.tasks import load_task
+    from ia2.tasks.benchmark import Benchmark
 
 _HOMES = {
+    "Benchmark": "tasks.benchmark",
     "Contexts": "contexts",
     "Data": "run",
     "Example": "data",
@@ -40,12 +43,14 @@ _HOMES = {
     "ece": "metrics",
     "evaluate": "evaluation",
     "load_model": "models",
+    "load_task": "tasks",
     "make_config": "config",
     "read": "capture",
     "read_examples": "data",
     "wrap_model": "models",
 }
 __all__ = [
+    "Benchmark",
     "Contexts",
     "Data",
     "Example",
@@ -64,6 +69,7 @@ __all__ = [
     "ece",
     "evaluate",
     "load_model",
+    "load_task",
     "make_config",
     "read",
     "read_examples",

@@ -64,7 +64,9 @@ def read(
     n_missing = len(places)
     n_before = prefix.get_seq_length() if prefix else 0
     mask = torch.nn.functional.pad(batch.attention_mask, (n_before, 0), value=1)
-    later = torch.is_grad_enabled()  # activation checkpointing would not run again what a hook adds to the graph
+    layer_modules = (anatomy.base.get_submodule(path) for path in anatomy.layers)
+    checkpointed = any(getattr(module, "gradient_checkpointing", False) for module in layer_modules)
+    later = checkpointed and torch.is_grad_enabled()  # in the backward pass a layer runs again, without its hooks
     ends_early = "logits" not in sites and not isinstance(model, DistributedDataParallel)
 
     def at_positions(output_BTD: Tensor) -> Tensor:

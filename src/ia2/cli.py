@@ -18,7 +18,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+tasks = typer.Typer(invoke_without_command=True)
+app.add_typer(tasks, name="tasks")
 
+COMPARED = "sft,soft,hidden-sft,ia2-sft,joint,sft-ia2"
 TrainFile = Annotated[Path, typer.Option("--train", help="JSON lines of query and response (or prompt, completion).")]
 
 
@@ -111,6 +114,69 @@ def train(
 
 
 @app.command()
+def compare(
+    output: Annotated[Path, typer.Option(help="Where results go; the same command again continues.")],
+    model: Annotated[str, typer.Option(help="tiny, tiny-gpt2, a folder, or a Hugging Face hub id.")],
+    train: Annotated[Path | None, typer.Option(help="Rows to train on, or --task.")] = None,
+    test: Annotated[
+        list[Path] | None, typer.Option(help="Test rows; given again, further ones, out of distribution.")
+    ] = None,
+    dev: Annotated[Path | None, typer.Option(help="Development rows; else a part of --train is held out.")] = None,
+    unlabelled: Annotated[Path | None, typer.Option(help="Queries for methods that end in +unlabelled.")] = None,
+    task: Annotated[str | None, typer.Option(help="A task of `ia2 tasks`, or a task file, in place of files.")] = None,
+    n: Annotated[int, typer.Option(min=1, help="With --task: examples to train on.")] = 8,
+    ood: Annotated[bool, typer.Option("--ood", help="With --task: its out-of-distribution partners too.")] = False,
+    methods: Annotated[str, typer.Option(help="See `ia2 methods`; zero-shot and ICL are always there.")] = COMPARED,
+    seeds: Annotated[str, typer.Option(help="One or several, parted by commas.")] = "0",
+    config: Annotated[Path | None, typer.Option(help="YAML file of options of every run.")] = None,
+    preset: Annotated[str, typer.Option(help="default, or paper for the paper's settings.")] = "default",
+    set_option: Annotated[
+        list[str] | None, typer.Option("--set", help="Any option of `ia2 train` as name=value, e.g. adapter=ia3.")
+    ] = None,
+) -> None:
+    """Which of prompting, fine-tuning and IA2 is best on your data, by how much, and is that chance?"""
+    from ia2.comparison import compare as run_comparison
+    from ia2.comparison import file_cells
+    from ia2.config import make_config, read_config
+    from ia2.results import print_verdict
+    from ia2.sweep import Grid, cell_of
+
+    options = {**(read_config(config) if config else {}), **_assignments(set_option or []), "model": model}
+    names, draws = _parted(methods) or (), tuple(int(seed) for seed in _numbers("--seeds", seeds) or ())
+    if (task is None) == (train is None or not test):
+        raise IA2Error("expected either --train and --test, or --task")
+    if task:
+        options.pop("model")
+        lists = {"models": [model], "tasks": [task], "n": [n], "seeds": draws, "methods": names}
+        grid = Grid.model_validate({**lists, "ood": ood, "preset": preset, "options": options})
+        cells = [cell_of(grid, point, output / "cells" / point.folder) for point in grid.points()]
+    else:
+        checked = make_config(options, preset)
+        cells = file_cells(checked, draws, output / "cells", train or Path(), dev, test or [], unlabelled)
+    metrics = run_comparison(output, cells, names)
+    _show(metrics, output)
+    print_verdict(metrics)
+
+
+@app.command()
+def sweep(
+    grid: Annotated[Path, typer.Argument(help="YAML: lists of models, tasks, n, seeds, adapters; see recipes/.")],
+    output: Annotated[Path, typer.Option(help="Where results go; the same command again continues.")],
+    models: Annotated[str | None, typer.Option(help="In place of the grid's, e.g. tiny.")] = None,
+    tasks: Annotated[str | None, typer.Option(help="In place of the grid's.")] = None,
+    engine: Annotated[str, typer.Option(help="local, or ray for a Ray cluster.")] = "local",
+) -> None:
+    """Run a grid of models, tasks, numbers of examples, seeds and adapters; what is done is not done again."""
+    from ia2.sweep import read_grid
+    from ia2.sweep import sweep as run_sweep
+
+    given = {"models": _parted(models), "tasks": _parted(tasks)}
+    rows = run_sweep(read_grid(grid, {name: of for name, of in given.items() if of}), output, engine)
+    typer.echo((output / "results.md").read_text(encoding="utf-8"))
+    typer.echo(f"{len(rows)} rows: {output / 'results.csv'}")
+
+
+@app.command()
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     test: Annotated[Path, typer.Option(help="JSON lines of query and response.")],
@@ -169,6 +235,28 @@ def _print_rows(titles: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Non
     console = Console()
     console.width = max(console.width, 120)  # a row is not broken where the terminal is not known
     console.print(table, markup=False)
+
+
+@tasks.callback()
+def list_tasks(context: typer.Context) -> None:
+    """List the tasks that come with ia2, and show their prompts."""
+    from ia2.tasks import load_task, task_names
+    from ia2.tasks.listing import print_tasks
+
+    if context.invoked_subcommand is None:
+        print_tasks([load_task(name) for name in task_names()])
+
+
+@tasks.command("show")
+def show_task(
+    name: Annotated[str, typer.Argument(help="A task of 'ia2 tasks', or a task file: a path that ends in .yaml.")],
+    n_demos: Annotated[int, typer.Option(min=0, help="Examples in each prompt.")] = 2,
+) -> None:
+    """Show three prompts as the model would see them, and the response that each should get."""
+    from ia2.tasks import load_task
+    from ia2.tasks.listing import shown_prompts
+
+    typer.echo(shown_prompts(load_task(name), n_demos))
 
 
 def _parted(text: str | None) -> tuple[str, ...] | None:

@@ -1,7 +1,7 @@
 """Methods on the same samples: cells, each one draw of rows, and what they say together."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from ia2.adapters import loaded_adapters
-from ia2.config import make_config
-from ia2.data import Example
+from ia2.config import RunConfig, make_config
+from ia2.data import Example, read_examples
 from ia2.errors import IA2Error
 from ia2.evaluation import Prediction, Variant, answer, difference, evaluate, summarise
 from ia2.files import read_json, read_jsonl, write_json, write_jsonl
@@ -42,7 +42,7 @@ class Cell:
     seed: int
     options: dict[str, Any]
     data: Data
-    tests: dict[str, Sequence[Example]]
+    tests: Mapping[str, Sequence[Example]]
     folder: Path
 
     @property
@@ -107,6 +107,27 @@ class Cell:
         return found
 
 
+def file_cells(
+    config: RunConfig,
+    seeds: Sequence[int],
+    folder: Path,
+    train: Path,
+    dev: Path | None,
+    tests: Sequence[Path],
+    unlabelled: Path | None,
+) -> list[Cell]:
+    """Cells on the rows of files, one a seed; without development rows, the seed also says which are held out."""
+    rows, extra = read_examples(train), read_examples(unlabelled, labelled=False) if unlabelled else []
+    names = [f"{path.parent.name}/{path.stem}" for path in tests]
+    found = {name: read_examples(path) for name, path in zip(names, tests, strict=True)}
+    options = config.model_dump(exclude={"method", "seed"})
+    cells = []
+    for seed in seeds:
+        data = Data(rows, read_examples(dev), extra) if dev else Data.split(rows, seed, extra)
+        cells.append(Cell(train.stem, seed, options, data, found, folder / f"seed{seed}"))
+    return cells
+
+
 def content_free(examples: Sequence[Example]) -> list[str]:
     """Queries that say nothing, in the form of the examples': what all of these begin and end with, around a filler."""
     queries = [example.query for example in examples]
@@ -141,6 +162,8 @@ def _recalibrated(predictions: Sequence[Prediction], suffix: str, logp_NC: Any) 
                 variant=f"{p.variant}{suffix}",
                 answer=text,
                 correct=text == p.response,
+                unparsable=not text,
+                score=float(text == p.response),
                 confidence=best,
                 p_labels=p_labels,
                 nll=nll,
@@ -152,27 +175,28 @@ def _recalibrated(predictions: Sequence[Prediction], suffix: str, logp_NC: Any) 
 
 def compare(
     folder: Path,
-    lm: LanguageModel,
     cells: Sequence[Cell],
     methods: Sequence[str],
     pairs: Sequence[tuple[str, str]] | None = None,
     title: str = "",
+    lm: LanguageModel | None = None,
 ) -> dict[str, Any]:
     """Run every cell that is not done yet, then pool them: metrics.json, predictions.jsonl and report.html.
 
     Args:
         folder: for the results.
-        lm: the base model of all cells.
-        cells: all with tests of the same names.
+        cells: all with the same model, and with tests of the same names.
         methods: to train, see `ia2.methods`; `+unlabelled` behind a name gives it the unlabelled rows.
         pairs: methods whose difference is wanted; by default every trained one with SFT and with ICL.
         title: of the report.
+        lm: the model, if it is loaded already.
 
     Returns:
         What metrics.json holds: `methods` and `differences` over all cells (p-values corrected over the pairs by Holm:
         `p_holm`), the same for each out-of-distribution test, and `methods` of every cell.
     """
     check_same_tests(cells)
+    lm = lm or cells[0].run_of("sft").load_model()
     results = []
     with step("compare", len(cells)) as advance:
         for cell in cells:

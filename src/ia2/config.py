@@ -2,19 +2,25 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from ia2.adapters import find_adapter
+from ia2.answers import Form
 from ia2.capture import Site
 from ia2.contexts import ORDERS, Order
 from ia2.errors import IA2Error, choose
 from ia2.losses import ALIGNMENT_LOSSES, SOFT_LOSSES
 from ia2.methods import METHODS, Responses, Stage, Term, methods, named_stages
+from ia2.models import DTYPES, QUANTIZATIONS
 from ia2.prompt import POSITIONS, Positions
+from ia2.task import Metric as Score
+from ia2.task import Parser
 from ia2.training import METRICS, Metric, TrainingSettings
+
+PARSERS, SCORES = ("auto", *get_args(Form)), get_args(Score)
 
 
 def _one_of(kind: str, known: Iterable[str]) -> AfterValidator:
@@ -85,6 +91,7 @@ class RunConfig(BaseModel):
         responses: whose responses the teacher is read on: `labels`, or its own (`teacher`).
         sample_responses: whether its own are sampled rather than the likeliest, and how many (0: not).
         adapter, adapter_options: a name in `ia2 adapters`, and options of PEFT's configuration.
+        separator, max_new_tokens, parser, metric: how answers are written, read and scored, see `ia2.Task`.
         dtype, quantization, attn_implementation, trust_remote_code: of the base model, see `ia2.load_model`.
     """
 
@@ -128,9 +135,13 @@ class RunConfig(BaseModel):
     prime_early_stopping_patience: int | None = Field(None, ge=1)
     prime_metric_for_best_model: Metrics = None
 
+    separator: str = Field("\n\n", min_length=1)
     max_new_tokens: int = Field(200, ge=1)
-    dtype: str | None = None
-    quantization: Literal["4bit", "8bit"] | None = None
+    parser: Annotated[Parser, _one_of("parser", PARSERS)] = "auto"
+    metric: Annotated[Score, _one_of("metric", SCORES)] = "exact_match"
+
+    dtype: Annotated[str | None, _one_of("dtype", DTYPES)] = None
+    quantization: Annotated[str | None, _one_of("quantization", QUANTIZATIONS)] = None
     attn_implementation: str | None = None
     trust_remote_code: bool = False
 

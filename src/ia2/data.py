@@ -1,23 +1,26 @@
-"""Labelled and unlabelled examples, and the JSONL files they come from."""
+"""Labelled and unlabelled examples, and the files they come from: JSON lines, CSV and Parquet."""
 
+import csv
+import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
 from ia2.errors import IA2Error
 
-COLUMNS = (("query", "response"), ("prompt", "completion"))
+FORMS = {"query": "response", "prompt": "completion", "messages": "messages"}  # as TRL takes them, the last two
+EXPECTED = "'query' and 'response'"
 
 
 @dataclass(frozen=True)
 class Example:
     """A query and the response it should get; `response` is None where it is not known.
 
-    `context` is text that the teacher sees before the query and the student does not.
+    `context` is text that the teacher sees before the query and the student does not (`privileged_context`).
     """
 
     query: str
@@ -32,73 +35,203 @@ class Example:
         return self.response
 
 
+class Row(NamedTuple):
+    """One row as it is read; `where` is what errors call it, such as `a.jsonl:3`."""
+
+    where: str
+    columns: Mapping[str, Any]
+
+
 def read_examples(path: str | Path, labelled: bool = True) -> list[Example]:
-    """Read a JSONL file of `query`/`response` rows (or `prompt`/`completion`, as TRL names them).
+    """Read a file of `query`/`response` rows, or of `prompt`/`completion` or `messages`, the forms that TRL takes.
+
+    Of a conversation, the last message, an assistant's, is the response; what comes before it, joined by line ends,
+    is the query.
 
     Args:
-        path: the file; UTF-8, one JSON object a line, blank lines ignored.
+        path: see `read_rows`.
         labelled: whether every row must have a response; without it, responses are ignored.
 
     Raises:
         IA2Error: no such file, no rows, or a row that is not as described; names file and line.
     """
+    return to_examples(read_rows(path), labelled)
+
+
+def parse_examples(text: str, source: str, labelled: bool = True) -> list[Example]:
+    """As `read_examples`, from JSON lines; `source` is what errors call them."""
+    return to_examples(_filled(_json_lines(text, source), source), labelled)
+
+
+def read_rows(path: str | Path) -> list[Row]:
+    """The rows of a CSV file (`.csv`, with a header), a Parquet file (`.parquet`), or else of JSON lines.
+
+    Text is UTF-8; blank lines are ignored.
+
+    Raises:
+        IA2Error: no such file, no rows, or a line that cannot be read; names file and line.
+    """
     path = Path(path)
     if not path.is_file():
-        raise IA2Error(f"{path}: no such file; expected JSON lines with 'query' and 'response'")
-    return parse_examples(read_text(path), str(path), labelled)
+        raise IA2Error(f"{path}: no such file; expected JSON lines with {EXPECTED}")
+    if path.suffix == ".parquet":
+        return _filled(_parquet(path), str(path))
+    text = read_text(path)
+    return _filled(_csv(text, str(path)) if path.suffix == ".csv" else _json_lines(text, str(path)), str(path))
 
 
 def read_text(path: Path) -> str:
     """A UTF-8 file.
 
     Raises:
-        IA2Error: no such file, or other bytes.
+        IA2Error: no such file, or other bytes; names the line.
     """
-    if not path.is_file():
-        raise IA2Error(f"{path}: no such file")
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise IA2Error(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise IA2Error(f"{path}:{line}: not UTF-8 text ({error.reason}); save it as UTF-8") from None
+    except OSError as error:
+        raise IA2Error(f"{path}: {(error.strerror or 'unreadable').lower()}; expected a text file") from None
 
 
-def parse_examples(text: str, source: str, labelled: bool = True) -> list[Example]:
-    """As `read_examples`, from text; `source` is what errors call it."""
-    lines = enumerate(text.split("\n"), 1)
-    examples = [_parse(line, f"{source}:{i}", labelled) for i, line in lines if line.strip()]
-    if not examples:
-        raise IA2Error(f"{source}: no rows; expected JSON lines with 'query' and 'response'")
-    return examples
+def _filled(rows: Iterable[Row], source: str) -> list[Row]:
+    if found := list(rows):
+        return found
+    raise IA2Error(f"{source}: no rows; expected JSON lines with {EXPECTED}")
 
 
-def _parse(line: str, where: str, labelled: bool) -> Example:
+def _json_lines(text: str, source: str) -> Iterator[Row]:
+    for i, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            yield Row(f"{source}:{i}", _json_object(line, f"{source}:{i}"))
+
+
+def _json_object(line: str, where: str) -> Mapping[str, Any]:
     try:
-        row = json.loads(line)
+        row = json.loads(line, parse_constant=_not_a_number)
     except json.JSONDecodeError as error:
         raise IA2Error(f"{where}: not JSON ({error.msg} at column {error.colno}); expected one object a line") from None
+    except (ValueError, RecursionError) as error:
+        raise IA2Error(f"{where}: not JSON ({error}); expected one object a line") from None
     if not isinstance(row, Mapping):
-        raise IA2Error(f"{where}: found {type(row).__name__}, expected an object with 'query' and 'response'")
-    query_name, response_name = next((names for names in COLUMNS if names[0] in row), COLUMNS[0])
-    query = _text(row, query_name, where)
-    return Example(query, _text(row, response_name, where) if labelled else None)
+        raise IA2Error(f"{where}: found {type(row).__name__}, expected an object with {EXPECTED}")
+    return row
 
 
-def _text(row: Mapping[str, Any], name: str, where: str) -> str:
-    if name not in row:
-        raise IA2Error(f"{where}: no '{name}'; the row has {', '.join(map(repr, row)) or 'no columns'}")
-    value = row[name]
+def _not_a_number(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no number")
+
+
+def _csv(text: str, source: str) -> Iterator[Row]:
+    lines = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        names = lines.fieldnames or []
+        if len(set(names)) < len(names):
+            raise IA2Error(f"{source}:1: two columns have the same name; the header is {', '.join(map(repr, names))}")
+        for row in lines:
+            if None in row or None in row.values():
+                raise IA2Error(f"{source}:{lines.line_num}: not {len(names)} fields, as the header has")
+            yield Row(f"{source}:{lines.line_num}", row)
+    except csv.Error as error:
+        raise IA2Error(f"{source}:{lines.reader.line_num}: not CSV ({error})") from None
+
+
+def _parquet(path: Path) -> Iterator[Row]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        rows = pyarrow.parquet.read_table(path).to_pylist()
+    except pyarrow.ArrowException as error:
+        raise IA2Error(f"{path}: not Parquet ({' '.join(str(error).split())})") from None
+    for i, row in enumerate(rows, 1):
+        yield Row(f"{path}:{i}", row)
+
+
+def to_examples(rows: Sequence[Row], labelled: bool = True) -> list[Example]:
+    """Rows as examples; all have the form of the first.
+
+    Raises:
+        IA2Error: a row without a query, or (if `labelled`) without a response, or of another form than the first.
+    """
+    forms = [_form(row) for row in rows]
+    for form, row in zip(forms, rows, strict=True):
+        if form != forms[0]:
+            raise IA2Error(f"{row.where}: has '{form}', but {rows[0].where} has '{forms[0]}'; expected one form a file")
+    return [_example(row, form, labelled) for form, row in zip(forms, rows, strict=True)]
+
+
+def _form(row: Row) -> str:
+    return next((form for form in FORMS if form in row.columns), next(iter(FORMS)))
+
+
+def _example(row: Row, form: str, labelled: bool) -> Example:
+    if form == "messages":
+        texts = _texts(row, form)
+        answered = row.columns[form][-1]["role"] == "assistant"
+        before = texts[:-1] if answered else texts
+        if not before or (labelled and not answered):
+            raise IA2Error(
+                f"{row.where}: 'messages' must hold a message, then, if labelled, end in one of the assistant"
+            )
+        query, response = "\n".join(before), texts[-1] if labelled else None
+    else:
+        query, response = _said(row, form), _said(row, FORMS[form]) if labelled else None
+    return Example(query, response, privileged_context(row))
+
+
+def _said(row: Row, name: str) -> str:
+    """A column that holds a text; a prompt or completion may be a list of messages."""
+    if name in ("prompt", "completion") and isinstance(row.columns.get(name), list):
+        return "\n".join(_texts(row, name))
+    return text_of(column(row, name), f"'{name}'", row.where)
+
+
+def _texts(row: Row, name: str) -> list[str]:
+    messages = column(row, name)
+    if not isinstance(messages, list) or not messages:
+        raise IA2Error(f"{row.where}: '{name}' is {messages!r}, expected a list of messages")
+    for message in messages:
+        if not isinstance(message, Mapping) or "role" not in message or "content" not in message:
+            raise IA2Error(f"{row.where}: '{name}' holds {message!r}, expected a message with 'role' and 'content'")
+    return [text_of(message["content"], f"the content in '{name}'", row.where) for message in messages]
+
+
+def privileged_context(row: Row) -> str | None:
+    """The row's `privileged_context`, if it has one."""
+    value = row.columns.get("privileged_context")
+    return None if value in (None, "") else text_of(value, "'privileged_context'", row.where)
+
+
+def column(row: Row, name: str) -> Any:
+    """The value of a column that must be there."""
+    if name not in row.columns:
+        has = ", ".join(map(repr, row.columns)) or "no columns"
+        raise IA2Error(f"{row.where}: no '{name}'; the row has {has}")
+    return row.columns[name]
+
+
+def text_of(value: Any, what: str, where: str) -> str:
+    """A value that must be a text, or a number, which is written out; `what` and `where` are for the error."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str) or not value:
-        raise IA2Error(f"{where}: '{name}' is {value!r}, expected a text that is not empty")
+        raise IA2Error(f"{where}: {what} is {value!r}, expected a text that is not empty")
+    if not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):
+        raise IA2Error(f"{where}: {what} holds half a character (a lone surrogate); save the file as UTF-8")
     return value
 
 
+def n_dev(n_train: int) -> int:
+    """Development rows for so many training rows: min(48, N // 2) (paper, settings)."""
+    return min(48, n_train // 2)
+
+
 def hold_out(examples: Sequence[Example], seed: int) -> tuple[list[Example], list[Example]]:
-    """Split off development examples: min(48, N // 2) for N that are left to train on (paper, settings)."""
+    """Split off development examples: `n_dev(N)` for the N that are left to train on."""
     order = np.random.default_rng(seed).permutation(len(examples))
-    n_dev = min(48, len(examples) // 3)
-    held = set(order[:n_dev].tolist())
+    held = set(order[: min(48, len(examples) // 3)].tolist())
     train = [e for i, e in enumerate(examples) if i not in held]
     dev = [e for i, e in enumerate(examples) if i in held]
     return train, dev

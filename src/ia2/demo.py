@@ -7,7 +7,6 @@ from ia2 import world
 from ia2.comparison import UNLABELLED, Cell, compare
 from ia2.data import Example
 from ia2.errors import choose
-from ia2.models import load_model
 from ia2.progress import say
 from ia2.results import print_table
 from ia2.run import Data
@@ -46,7 +45,7 @@ def run_demo(folder: Path, model: str) -> dict[str, Any]:
     cells = [demo_cell(task, seed, model, folder / "cells") for task in TASKS for seed in SEEDS]
     say(f"model '{model}', {len(TASKS)} tasks x {len(SEEDS)} seeds, {N_TRAIN} examples each; one of its prompts:\n")
     say(_picture(cells[0]))
-    metrics = compare(folder, load_model(model), cells, METHODS, COMPARED, f"IA2 demo on the embedded model '{model}'")
+    metrics = compare(folder, cells, METHODS, COMPARED, f"IA2 demo on the embedded model '{model}'")
     print_table(metrics)
     say(f"\nreport: {folder / 'report.html'}")
     return metrics

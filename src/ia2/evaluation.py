@@ -57,6 +57,8 @@ class Prediction:
         confidence: P(answer) among the labels; for generated text, the mean probability of its tokens (the paper's).
         p_labels: probability of each label, normalised over the labels; None for generated answers.
         correct: whether the answer is the gold response.
+        unparsable: whether no answer can be read from the generated text, or two labels tie.
+        score: how well it says the same, in [0, 1], by the task's metric; 1 or 0 where that is exact match.
         greedy_correct: whether each token of the gold response is the most probable of the whole vocabulary.
         nll: -log P(gold response): among the labels, or, where there are none, a mean over its tokens; nats.
         brier: squared error of the probabilities, summed over labels; for generated text, of the confidence.
@@ -71,6 +73,8 @@ class Prediction:
     answer: str
     confidence: float
     correct: bool
+    unparsable: bool
+    score: float
     greedy_correct: bool
     nll: float
     brier: float
@@ -122,7 +126,8 @@ def _predict_chunk(
     seconds = (time.perf_counter() - start) / len(chunk)
     predictions = []
     for i, (example, given) in enumerate(zip(chunk, answers, strict=True)):
-        correct = task.correct(given.text, example.label)
+        score = task.score(given.text, example.label)
+        correct = score == 1.0
         if given.p_labels:
             nll = -float(given.logp_labels[example.label])
             brier = sum((p - (label == example.label)) ** 2 for label, p in given.p_labels.items())
@@ -136,6 +141,8 @@ def _predict_chunk(
                 answer=given.text,
                 confidence=given.confidence,
                 correct=correct,
+                unparsable=task.parse(given.text) is None,
+                score=score,
                 greedy_correct=forced.greedy[i],
                 nll=nll,
                 brier=brier,
@@ -396,8 +403,9 @@ def summarise(predictions: Sequence[Prediction], groups: Sequence[int] | None = 
     if all(p.p_labels for p in predictions):
         measures |= _label_measures(predictions)
     else:
-        unparsable = np.array([not p.p_labels and p.answer == "" for p in predictions], float)
-        measures["unparsable_rate"] = (mean, [unparsable])
+        measures["unparsable_rate"] = (mean, [_column(predictions, "unparsable")])
+    if any(p.score != p.correct for p in predictions):
+        measures["score"] = (mean, [_column(predictions, "score")])
     return {
         **{name: asdict(interval) for name, interval in intervals(measures, groups).items()},
         "reliability": reliability(confidence, correct),

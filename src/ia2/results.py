@@ -1,12 +1,13 @@
 """The results of a run or of the demo: files, and a table for the terminal."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from ia2.files import write_json, write_jsonl
+from ia2.files import write_json, write_jsonl, write_text, written_aside
 from ia2.report import display_name, write_report
 
 
@@ -36,9 +37,60 @@ def print_table(metrics: dict[str, Any]) -> None:
         console.print(f"{_pair_name(name)}: accuracy {accuracy}, ECE {ece}", highlight=False, markup=False)
 
 
+def print_verdict(metrics: dict[str, Any]) -> None:
+    """Which method is best, and whether it is a winner: its differences with SFT and ICL, corrected for their number.
+
+    On standard output.
+    """
+    trained = [
+        name for name in metrics["methods"] if any(pair.startswith(f"{name} - ") for pair in metrics["differences"])
+    ]
+    best = max(trained, key=lambda name: metrics["methods"][name]["accuracy"]["value"])
+    console = Console(width=160)
+    for pair, values in metrics["differences"].items():
+        if pair.startswith(f"{best} - "):
+            accuracy, p = values["accuracy"], values["accuracy"]["p_holm"]
+            says = "a difference" if p < 0.05 else "no difference that these rows show"
+            text = f"best trained: {_pair_name(pair)} {_interval(accuracy, '+')} in accuracy, p = {p:.3f}: {says}"
+            console.print(text, highlight=False, markup=False)
+
+
 def _pair_name(name: str) -> str:
     return " minus ".join(display_name(part) for part in name.split(" - "))
 
 
 def _interval(values: dict[str, float], sign: str = "") -> str:
     return f"{values['value']:{sign}.2f} [{values['low']:{sign}.2f}, {values['high']:{sign}.2f}]"
+
+
+def write_table(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write a sweep's rows as results.csv and results.parquet, and as tables for people: .md, .tex and .html.
+
+    In those, a row is a cell but for its seed and a column a method: accuracy in percent, with its standard error over
+    seeds where there are several, and the ECE.
+    """
+    import pandas as pd
+
+    table = pd.DataFrame(rows)
+    with written_aside(folder / "results.csv") as aside:
+        table.to_csv(aside, index=False)
+    with written_aside(folder / "results.parquet") as aside:
+        table.to_parquet(aside, index=False)
+    order = list(dict.fromkeys(table["method"]))
+    keys = [key for key in ("model", "task", "n", "adapter", "test") if key == "task" or table[key].nunique() > 1]
+    found = {
+        (*key, method): _cell(part["accuracy"], part["ece"])
+        for (*key, method), part in table.groupby([*keys, "method"], sort=False)
+    }
+    shown = pd.Series(found).unstack()[order]
+    shown.index.names = keys
+    shown = shown.fillna("").rename(columns=display_name).reset_index()
+    lines = [list(shown.columns), ["---"] * len(shown.columns), *shown.astype(str).to_numpy().tolist()]
+    write_text(folder / "results.md", "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines))
+    write_text(folder / "results.tex", shown.to_latex(index=False, escape=True))
+    write_text(folder / "results.html", shown.to_html(index=False, escape=True, border=0))
+
+
+def _cell(accuracy: Any, ece: Any) -> str:
+    error = f" ± {100 * accuracy.sem():.1f}" if len(accuracy) > 1 else ""
+    return f"{100 * accuracy.mean():.1f}{error} / {ece.mean():.3f}"

@@ -146,7 +146,8 @@ class Run:
         given = self.config.labels
         inferred = infer_labels([*self.data.train, *self.data.dev]) if given == "auto" else None
         labels = given if isinstance(given, tuple) else inferred
-        return Task(labels, max_new_tokens=self.config.max_new_tokens)
+        names = ("separator", "max_new_tokens", "parser", "metric")
+        return Task(labels, **{name: getattr(self.config, name) for name in names})
 
     def contexts(self, lm: LanguageModel, similarity: Similarity = tfidf) -> Contexts:
         """What the teacher sees before a query, and ICL too."""
@@ -197,7 +198,8 @@ class Run:
 
     def load_model(self) -> LanguageModel:
         """The base model, as configured."""
-        return load_model(self.config.model)
+        names = ("dtype", "quantization", "attn_implementation", "trust_remote_code")
+        return load_model(self.config.model, **{name: getattr(self.config, name) for name in names})
 
     def _check_fits(self, lm: LanguageModel, contexts: Contexts | None) -> None:
         """Encode every prompt that training will need, so that none is found too long half way."""

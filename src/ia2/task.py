@@ -1,39 +1,63 @@
 """What an answer is: one of a set of labels, or generated text from which the answer is read."""
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from typing import Literal
 
+from ia2.answers import Form, form_of, read_answer, rouge_l, same_answer
 from ia2.data import Example
 
 MAX_LABELS = 20
+Parser = Literal["auto", Form]
+Metric = Literal["exact_match", "rouge"]
 
 
 @dataclass(frozen=True)
 class Task:
-    """How demos are joined and answers are scored.
+    r"""How demos are joined and answers are scored.
 
     Attributes:
         labels: the possible responses; None if the response is generated.
         separator: what stands between two demos, and ends a generated response.
         max_new_tokens: the longest generated response, in tokens.
+        parser: where a generated answer stands: behind `####` (`hash`), in `\boxed{}` (`boxed`), the whole `text`;
+            `auto`: as each text marks it.
+        metric: how a generated answer is scored: `exact_match` of what the parser reads, or `rouge` (ROUGE-L).
     """
 
     labels: tuple[str, ...] | None
     separator: str = "\n\n"
     max_new_tokens: int = 200
+    parser: Parser = "auto"
+    metric: Metric = "exact_match"
 
     def completion(self, response: str) -> str:
         """The text that a model is trained to write: a generated response must also learn to stop."""
         return response if self.labels else response + self.separator
 
-    def correct(self, answer: str, response: str) -> bool:
-        """Whether `answer` (a label, or generated text) says the same as the gold `response`."""
+    def parse(self, answer: str) -> str | None:
+        """What the answer says: the label, or what the parser reads; None if there is none."""
         if self.labels:
-            return answer == response
-        found, wanted = parse_answer(answer), parse_answer(response)
-        return found is not None and found == wanted
+            return answer if answer in self.labels else None
+        return read_answer(answer, form_of(answer) if self.parser == "auto" else self.parser)
+
+    def score(self, answer: str, response: str) -> float:
+        """How well `answer` (a label, or generated text) says what the gold `response` says, in [0, 1].
+
+        1 or 0 for labels and exact match; an answer that cannot be parsed gets 0.
+        """
+        if not self.labels and self.metric == "rouge":
+            return rouge_l(answer, response)
+        found, wanted = self.parse(answer), self.parse(response)
+        if found is None or wanted is None:
+            return 0.0
+        if self.labels:
+            return float(found == wanted)
+        return float(same_answer(found, wanted, form_of(response) if self.parser == "auto" else self.parser))
+
+    def correct(self, answer: str, response: str) -> bool:
+        """Whether the score is 1."""
+        return self.score(answer, response) == 1.0
 
 
 def infer_labels(examples: Iterable[Example]) -> tuple[str, ...] | None:
@@ -41,33 +65,3 @@ def infer_labels(examples: Iterable[Example]) -> tuple[str, ...] | None:
     responses = [example.label for example in examples]
     labels = tuple(sorted(set(responses)))
     return labels if len(labels) <= min(MAX_LABELS, len(responses) // 2) else None
-
-
-def parse_answer(text: str) -> str | Decimal | None:
-    r"""The answer in a generated text: after the last `####`, in the last `\boxed{}`, or else the whole text.
-
-    A number is returned as a number: signs and decimals are kept; thousands separators and currency signs dropped.
-    None if there is no answer.
-    """
-    if "####" in text:
-        text = text.rsplit("####", 1)[1]
-    elif "\\boxed{" in text:
-        text = _braced(text.rsplit("\\boxed{", 1)[1])
-    text = text.strip().removesuffix(".").strip()
-    number = re.fullmatch(r"([-+]?)\s*[$€£]?\s*([-+]?[\d,]*\.?\d+)\s*%?", text)
-    if number:
-        try:
-            return Decimal((number[1] + number[2]).replace(",", "")).normalize()
-        except InvalidOperation:
-            pass
-    return text or None
-
-
-def _braced(text: str) -> str:
-    """`text` up to the brace that closes the one before it; empty if none does."""
-    depth = 1
-    for i, char in enumerate(text):
-        depth += {"{": 1, "}": -1}.get(char, 0)
-        if depth == 0:
-            return text[:i]
-    return ""

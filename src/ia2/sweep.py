@@ -1,0 +1,224 @@
+"""A grid of cells: each runs once, wherever there is a worker; what came of them is one tidy table.
+
+A cell is a model, a task, a number of examples, a seed and an adapter; every method runs on its samples. It is done if
+and only if its `rows.json` is there, so that the same command again runs what is missing.
+"""
+
+import re
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ia2.comparison import UNLABELLED, Cell
+from ia2.config import RunConfig, make_config
+from ia2.data import Example, n_dev
+from ia2.errors import IA2Error, choose
+from ia2.evaluation import summarise
+from ia2.files import read_json, write_json
+from ia2.models import LanguageModel
+from ia2.progress import say, step
+from ia2.results import write_table
+from ia2.run import Data, Run
+from ia2.tasks import load_task
+
+METRICS = ("accuracy", "ece", "nll", "brier", "similarity", "macro_f1")
+FAILURES = (IA2Error, RuntimeError, OSError, ValueError, ArithmeticError, MemoryError)
+
+
+class Grid(BaseModel):
+    """What a sweep runs: every combination of the lists.
+
+    Attributes:
+        models, tasks, n, seeds, adapters: of cells; tasks by name, or task files.
+        methods: trained in each cell; zero-shot and ICL are always there.
+        n_test: test rows; all there are, at most 500, if None.
+        n_unlabelled: further queries without a label, for methods that end in `+unlabelled`.
+        ood: whether adapters are also tested on a task's out-of-distribution partners.
+        preset, options: of every run.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    models: tuple[str, ...] = Field(("tiny",), min_length=1)
+    tasks: tuple[str, ...] = Field(min_length=1)
+    n: tuple[int, ...] = Field((8,), min_length=1)
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    adapters: tuple[str, ...] = Field(("lora",), min_length=1)
+    methods: tuple[str, ...] = ("sft", "ia2-sft")
+    n_test: int | None = Field(None, ge=1)
+    n_unlabelled: int = Field(64, ge=1)
+    ood: bool = False
+    preset: str = "default"
+    options: dict[str, Any] = {}
+
+    def points(self) -> list["Point"]:
+        """All cells, those of a model together, so that a worker loads it once."""
+        return [
+            Point(model, task, n, seed, adapter)
+            for model in self.models
+            for task in self.tasks
+            for n in self.n
+            for seed in self.seeds
+            for adapter in self.adapters
+        ]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One cell of a grid."""
+
+    model: str
+    task: str
+    n: int
+    seed: int
+    adapter: str
+
+    @property
+    def folder(self) -> str:
+        """A name for its folder: no path, whatever the model is called."""
+        parts = (self.model, Path(self.task).stem, f"n{self.n}", f"seed{self.seed}", self.adapter)
+        return "_".join(re.sub(r"[^\w.+-]", "-", part).lstrip(".") for part in parts)
+
+
+def read_grid(path: Path, given: dict[str, Any] | None = None) -> Grid:
+    """Read and check a grid; what is `given` stands in place of what the file says.
+
+    Raises:
+        IA2Error: no such file, not YAML, an unknown key or a wrong value.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise IA2Error(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise IA2Error(f"{path}: found {type(values).__name__}, expected 'key: value' lines such as 'tasks: [sst2]'")
+    for name in values:
+        choose(f"key in {path.name}", name, Grid.model_fields)
+    try:
+        grid = Grid(**{**values, **(given or {})})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise IA2Error(f"{path}: '{'.'.join(map(str, first['loc']))}': {first['msg'].lower()}") from None
+    for point in grid.points():
+        load_task(point.task)
+        _config(grid, point)
+    for method in grid.methods:
+        make_config({"model": "tiny", "method": method.removesuffix(UNLABELLED)})
+    return grid
+
+
+def _config(grid: Grid, point: Point) -> RunConfig:
+    task = load_task(point.task).task
+    scoring = {name: getattr(task, name) for name in ("separator", "max_new_tokens", "parser", "metric")}
+    values = {"model": point.model, "adapter": point.adapter, "labels": task.labels or "none", **scoring}
+    return make_config({**values, **grid.options}, grid.preset)
+
+
+def cell_of(grid: Grid, point: Point, folder: Path) -> Cell:
+    """The rows of a cell. More examples begin with the fewer; test rows do not depend on their number."""
+    benchmark = load_task(point.task)
+    needs_more = any(method.endswith(UNLABELLED) for method in grid.methods)
+    pool = benchmark.rows("train", point.n + (grid.n_unlabelled if needs_more else 0), point.seed)
+    more = tuple(Example(example.query, None, example.context) for example in pool[point.n :])
+    dev = benchmark.rows("dev", n_dev(point.n), point.seed)
+    tests = {benchmark.name: benchmark.rows("test", grid.n_test, point.seed)}
+    for name in benchmark.ood if grid.ood else ():
+        tests[name] = load_task(name).rows("test", grid.n_test, point.seed)
+    options = _config(grid, point).model_dump(exclude={"method", "seed"})
+    return Cell(benchmark.name, point.seed, options, Data(pool[: point.n], dev, more), tests, folder)
+
+
+def run_point(grid: Grid, point: Point, folder: Path) -> None:
+    """Run one cell, unless it is done, and leave its `rows.json`; or its `failed.json`, with the reason."""
+    place = folder / "cells" / point.folder
+    if (place / "rows.json").is_file():
+        return
+    failed = place / "failed.json"
+    try:
+        cell = cell_of(grid, point, place)
+        results, seconds = cell.results(_loaded(_config(grid, point).model_dump_json()), grid.methods)
+    except FAILURES as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        write_json(failed, {"reason": f"{type(error).__name__}: {error}", "at": f"{where.name}, line {where.lineno}"})
+        return
+    rows = []
+    for test, predictions in results.items():
+        for method in dict.fromkeys(p.variant for p in predictions):
+            found = summarise([p for p in predictions if p.variant == method])
+            values = {name: found[name]["value"] for name in METRICS if name in found}
+            costs = {name: found[name] for name in ("tokens_per_query", "seconds_per_query")}
+            costs |= {"training_seconds": seconds.get(method), "n_test": found["n"]}
+            rows.append({**vars(point), "method": method, "test": test, **values, **costs})
+    write_json(place / "rows.json", rows)
+    failed.unlink(missing_ok=True)
+
+
+@lru_cache(maxsize=1)
+def _loaded(config: str) -> LanguageModel:
+    """The base model, once a worker."""
+    values = RunConfig.model_validate_json(config)
+    return Run(Path(), values, Data(())).load_model()
+
+
+def sweep(grid: Grid, folder: Path, engine: str = "local") -> list[dict[str, Any]]:
+    """Run every cell that is not done, then write the tables: `results.csv`, `.parquet`, `.md`, `.tex`, `.html`.
+
+    Args:
+        grid: what to run.
+        folder: for cells and results.
+        engine: `local`: one after another, here; `ray`: on the Ray cluster that this process can reach, or a local one.
+
+    Returns:
+        The rows of the table: one a cell, method and test.
+    """
+    engines = {"local": _run_local, "ray": _run_on_ray}
+    run = engines[choose("engine", engine, engines)]
+    points = grid.points()
+    todo = [point for point in points if not (folder / "cells" / point.folder / "rows.json").is_file()]
+    if len(todo) < len(points):
+        say(f"{len(points) - len(todo)} of {len(points)} cells are done already")
+    with step("sweep", len(todo)) as advance:
+        for point in run(grid, todo, folder):
+            advance(1, point.folder)
+    rows = [row for point in points for row in _rows_of(point, folder)]
+    if not rows:
+        raise IA2Error(f"no cell of {len(points)} succeeded; see failed.json in the folders of {folder / 'cells'}")
+    write_table(folder, rows)
+    return rows
+
+
+def _rows_of(point: Point, folder: Path) -> list[dict[str, Any]]:
+    place = folder / "cells" / point.folder
+    if (place / "rows.json").is_file():
+        return list(read_json(place / "rows.json"))
+    say(f"failed: {point.folder}: {read_json(place / 'failed.json')['reason']}")
+    return []
+
+
+def _run_local(grid: Grid, points: Sequence[Point], folder: Path) -> Iterator[Point]:
+    for point in points:
+        run_point(grid, point, folder)
+        yield point
+
+
+def _run_on_ray(grid: Grid, points: Sequence[Point], folder: Path) -> Iterator[Point]:
+    """A cell lost with its node is run again on another; the folder must be one that all nodes share."""
+    try:
+        import ray
+    except ImportError:
+        raise IA2Error("the engine 'ray' needs Ray: pip install 'ia2[ray]'") from None
+    ray.init(ignore_reinit_error=True, log_to_driver=False)
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    n_gpus = 1 if resources.get("GPU") else 0
+    task = ray.remote(num_cpus=1, num_gpus=n_gpus, max_retries=-1)(run_point)
+    left = {task.remote(grid, point, folder.absolute()): point for point in points}
+    while left:
+        (done, *_), _ = ray.wait(list(left))
+        ray.get(done)
+        yield left.pop(done)

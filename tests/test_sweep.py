@@ -1,0 +1,116 @@
+"""Grids: every cell once, the same rows wherever it runs, failures told."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from ia2.errors import IA2Error
+from ia2.sweep import Grid, Point, cell_of, read_grid, sweep
+
+FAST = {"num_train_epochs": 1, "learning_rate": [1e-2]}
+GRID: dict[str, Any] = {"tasks": ["mood"], "n": [4], "seeds": [0, 1], "methods": ["sft"], "n_test": 6, "options": FAST}
+
+
+def written(folder: Path, **changes: Any) -> Path:
+    path = folder / "grid.yaml"
+    path.write_text(json.dumps({**GRID, **changes}))  # JSON is YAML
+    return path
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    folder = tmp_path_factory.mktemp("swept")
+    return folder, sweep(Grid(**GRID), folder)
+
+
+def test_one_tidy_row_a_cell_and_method(swept: tuple[Path, list[dict[str, Any]]]) -> None:
+    folder, rows = swept
+    kinds = ["zero-shot", "icl", "sft", "icl+temperature", "icl+contextual", "sft+temperature"]
+    assert [(row["seed"], row["method"]) for row in rows] == [(seed, kind) for seed in (0, 1) for kind in kinds]
+    table = pd.read_csv(folder / "results.csv")
+    pd.testing.assert_frame_equal(table, pd.read_parquet(folder / "results.parquet"))
+    assert list(table.n) == [4] * len(rows)
+    assert list(table.n_test) == [6] * len(rows)
+    shown = (folder / "results.md").read_text()
+    accuracy = table[table.method == "sft"].accuracy
+    assert f"{100 * accuracy.mean():.1f} ± {100 * accuracy.sem():.1f}" in shown
+    assert (folder / "results.tex").is_file()
+    assert (folder / "results.html").is_file()
+
+
+def test_finished_cells_never_run_again_and_missing_ones_do(
+    swept: tuple[Path, list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, rows = swept
+    ran: list[Point] = []
+    monkeypatch.setattr("ia2.sweep.run_point", lambda grid, point, folder: ran.append(point))
+    assert sweep(Grid(**GRID), folder) == rows
+    assert ran == []
+    assert "2 of 2 cells are done already" in capsys.readouterr().err
+    with pytest.raises(FileNotFoundError):  # the new cell was left out by the line above
+        sweep(Grid(**{**GRID, "seeds": [0, 1, 2]}), folder)
+    assert [point.seed for point in ran] == [2]
+
+
+def test_a_cell_that_fails_says_why_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid, whole = Grid(**{**GRID, "methods": ["sft"]}), cell_of
+
+    def breaking(grid: Grid, point: Point, folder: Path) -> Any:
+        if point.seed == 0:
+            raise RuntimeError("out of luck")
+        return whole(grid, point, folder)
+
+    monkeypatch.setattr("ia2.sweep.cell_of", breaking)
+    rows = sweep(grid, tmp_path)
+    assert {row["seed"] for row in rows} == {1}
+    assert "failed: tiny_mood_n4_seed0_lora: RuntimeError: out of luck" in capsys.readouterr().err
+    monkeypatch.setattr("ia2.sweep.cell_of", whole)
+    assert {row["seed"] for row in sweep(grid, tmp_path)} == {0, 1}
+    assert not list(tmp_path.rglob("failed.json"))
+
+
+def test_more_examples_begin_with_the_fewer_and_are_tested_on_the_same_rows(tmp_path: Path) -> None:
+    grid = Grid(**{**GRID, "methods": ["ia2+unlabelled"], "ood": True, "n_unlabelled": 3})
+    few, many = (cell_of(grid, Point("tiny", "mood", n, 0, "lora"), tmp_path) for n in (4, 8))
+    assert many.data.train[:4] == few.data.train
+    assert many.tests == few.tests
+    assert set(few.tests) == {"mood", "mood-rare"}
+    assert len(few.data.dev) == 2
+    assert len(few.data.unlabelled) == 3
+    assert not {e.query for e in few.data.unlabelled} & {e.query for e in few.data.train}
+
+
+def test_names_never_become_paths() -> None:
+    assert Point("../../x/y", "/etc/passwd.yaml", 4, 0, "lora").folder == "-..-x-y_passwd_n4_seed0_lora"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task": ["mood"]}, "unknown key in grid.yaml 'task': did you mean 'tasks'?"),
+        ({"tasks": ["moood"]}, "unknown task 'moood': did you mean 'mood'?"),
+        ({"methods": ["sfft"]}, "unknown method 'sfft': did you mean 'sft'?"),
+        ({"adapters": ["lorra"]}, "unknown adapter 'lorra'"),
+        ({"n": []}, "'n'"),
+        ({"options": {"eval_stps": 3}}, "unknown option 'eval_stps'"),
+    ],
+)
+def test_mistakes_in_a_grid(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(IA2Error) as error:
+        read_grid(written(tmp_path, **changes))
+    assert message in str(error.value)
+
+
+def test_what_is_given_stands_in_place_of_the_file(tmp_path: Path) -> None:
+    grid = read_grid(written(tmp_path, models=["some/model"]), {"models": ("tiny",)})
+    assert [point.model for point in grid.points()] == ["tiny", "tiny"]
+
+
+def test_an_unknown_engine_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(IA2Error, match="unknown engine 'rai': did you mean 'ray'"):
+        sweep(Grid(**GRID), tmp_path, "rai")
