@@ -58,12 +58,16 @@ def _virtual(lm: LanguageModel, context: Prompt | None) -> dict[str, Any]:
 
 
 def _cpt(lm: LanguageModel, context: Prompt | None) -> dict[str, Any]:
-    """Virtual tokens that begin as the context: in triples of query, response, separator, typed 2, 4 and 3 by CPT."""
+    """Virtual tokens that begin as the context; CPT's types are 1 and 3 for form, 2 for queries, 4 for responses."""
+    prompt = _taught("cpt", context)
     ids, kinds = [*lm.encoder.bos], [1] * len(lm.encoder.bos)
-    for i, piece in enumerate(_context_of("cpt", context)):
-        piece_ids = lm.encoder.piece(piece)
-        ids += piece_ids
-        kinds += [4 * (i // 3) + (2, 4, 3)[i % 3]] * len(piece_ids)
+    n_seen = 0
+    for piece in lm.encoder.pieces(prompt)[0]:
+        query, response = prompt.demos[n_seen] if n_seen < len(prompt.demos) else ("", "")
+        kind = {query: 2, response: 4}.get(piece, 3)
+        ids += lm.encoder.piece(piece)
+        kinds += [4 * n_seen + kind] * (len(ids) - len(kinds))
+        n_seen += kind == 4
     return {"cpt_token_ids": ids, "cpt_mask": [1] * len(ids), "cpt_tokens_type_mask": kinds}
 
 
@@ -71,14 +75,14 @@ def _cartridge(lm: LanguageModel, context: Prompt | None) -> dict[str, Any]:
     return {"num_virtual_tokens": len(_context_ids(lm, context))}
 
 
-def _context_of(name: str, context: Prompt | None) -> tuple[str, ...]:
+def _taught(name: str, context: Prompt | None) -> Prompt:
     if context is None or not context.context:
         raise IA2Error(f"the adapter '{name}' begins as the teacher's context, and there is none; choose another one")
-    return context.context
+    return context
 
 
 def _context_ids(lm: LanguageModel, context: Prompt | None) -> list[int]:
-    pieces = _context_of("cartridge", context)
+    pieces = lm.encoder.pieces(_taught("cartridge", context))[0]
     return [*lm.encoder.bos, *(i for piece in pieces for i in lm.encoder.piece(piece))]
 
 

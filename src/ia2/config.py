@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from ia2.adapters import find_adapter
 from ia2.answers import Form
 from ia2.capture import Site
+from ia2.chat import CHATS, Chat
 from ia2.contexts import ORDERS, Order
 from ia2.errors import IA2Error, choose
 from ia2.losses import ALIGNMENT_LOSSES, SOFT_LOSSES
@@ -92,7 +93,7 @@ class RunConfig(BaseModel):
         sample_responses: whether its own are sampled rather than the likeliest, and how many (0: not).
         adapter, adapter_options: a name in `ia2 adapters`, and options of PEFT's configuration.
         separator, max_new_tokens, parser, metric: how answers are written, read and scored, see `ia2.Task`.
-        dtype, quantization, attn_implementation, trust_remote_code: of the base model, see `ia2.load_model`.
+        chat, dtype, quantization, attn_implementation, trust_remote_code: of the base model, see `ia2.load_model`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -140,6 +141,7 @@ class RunConfig(BaseModel):
     parser: Annotated[Parser, _one_of("parser", PARSERS)] = "auto"
     metric: Annotated[Score, _one_of("metric", SCORES)] = "exact_match"
 
+    chat: Annotated[Chat, _one_of("chat", CHATS)] = "none"
     dtype: Annotated[str | None, _one_of("dtype", DTYPES)] = None
     quantization: Annotated[str | None, _one_of("quantization", QUANTIZATIONS)] = None
     attn_implementation: str | None = None

@@ -3,7 +3,7 @@
 import time
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -253,7 +253,7 @@ def label_logps(lm: LanguageModel, labels: Sequence[str], prompts: Sequence[Prom
         raise IA2Error(f"the labels {', '.join(map(repr, labels))} are not told apart by this model's tokenizer")
     single = all(len(i) == 1 for i in ids)
     scored = [labels[0]] if single else labels
-    rows = _encode(lm, [Prompt(p.context, p.query, label) for p in prompts for label in scored])
+    rows = _encode(lm, [replace(p, response=label) for p in prompts for label in scored])
     logp = torch.empty(len(rows), len(labels) if single else 1)
     for chosen, batch, values in passes(lm, rows, {"logits"}):
         logp_PV, ids_P = values["logits"].float().log_softmax(-1), batch.response_ids
@@ -283,12 +283,14 @@ def _generated_answers(lm: LanguageModel, task: Task, prompts: Sequence[Prompt])
 
 
 def _text(lm: LanguageModel, task: Task, ids: list[int]) -> str:
-    """A generated answer, up to the separator."""
-    return str(lm.encoder.tokenizer.decode(ids, skip_special_tokens=True)).split(task.separator)[0].strip()
+    """A generated answer, up to what ends it."""
+    if lm.encoder.stop is None:
+        return str(lm.encoder.tokenizer.decode(ids, skip_special_tokens=True)).split(task.separator)[0].strip()
+    return str(lm.encoder.tokenizer.decode(ids)).split(lm.encoder.stop)[0].strip()
 
 
 class StopAt(StoppingCriteria):
-    """Stops each row once its new text holds the separator."""
+    """Stops each row once its new text holds the separator, or what ends a turn."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, separator: str, start: int):
         self.tokenizer, self.separator, self.start = tokenizer, separator, start
@@ -326,7 +328,7 @@ def generate(lm: LanguageModel, rows: Sequence[Tokens], task: Task, do_sample: b
     )
     mask = torch.tensor([[1] * n + [0] * pad + [1] * (width - n - pad) for pad in pads])
     cache = repeated(prefill(lm, rows[0].ids[:n]), len(rows)) if n else None
-    stop = StopAt(tokenizer, task.separator, width)
+    stop = StopAt(tokenizer, lm.encoder.stop or task.separator, width)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Position ids are not supported", UserWarning)  # and not needed, see above
         out = lm.model.generate(

@@ -23,6 +23,7 @@ from transformers import (
 
 from ia2 import world
 from ia2.anatomy import Anatomy, find_anatomy
+from ia2.chat import Chat
 from ia2.errors import IA2Error, choose
 from ia2.prompt import Encoder
 
@@ -78,6 +79,7 @@ def load_model(
     quantization: str | None = None,
     attn_implementation: str | None = None,
     trust_remote_code: bool = False,
+    chat: Chat = "none",
 ) -> LanguageModel:
     """Load an embedded model (`tiny`, `tiny-gpt2`), a folder, or a Hugging Face hub id.
 
@@ -90,6 +92,8 @@ def load_model(
         dtype: `float32`, `bfloat16` or `float16`; by default as it was saved.
         quantization: `4bit` or `8bit`, by bitsandbytes.
         attn_implementation: as transformers names it: `sdpa`, `eager`, `flash_attention_2`, ...
+        chat: whether prompts take the form of the tokenizer's chat template: `none`; `turns`, each demo a turn of its
+            own; or `message`, all demos and the query in one.
         trust_remote_code: whether to run Python code that comes with the model.
 
     Raises:
@@ -130,7 +134,7 @@ def load_model(
             f"the model '{name}' lacks {len(missing)} weights of a {type(base).__name__} ({missing[0]}, ...); "
             "expected a whole language model, saved by save_pretrained"
         )
-    return wrap_model(base, tokenizer)
+    return wrap_model(base, tokenizer, chat)
 
 
 def _line(error: Exception) -> str:
@@ -167,8 +171,8 @@ def _quantization(name: str | None) -> BitsAndBytesConfig | None:
     return BitsAndBytesConfig(load_in_4bit=name == "4bit", load_in_8bit=name == "8bit")
 
 
-def wrap_model(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> LanguageModel:
+def wrap_model(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, chat: Chat = "none") -> LanguageModel:
     """A `LanguageModel` of a transformers model that is already in memory; freezes it."""
     base.eval().requires_grad_(False)
     window = getattr(base.config.get_text_config(), "max_position_embeddings", None) or tokenizer.model_max_length
-    return LanguageModel(base, Encoder(tokenizer, window), find_anatomy(base))
+    return LanguageModel(base, Encoder(tokenizer, window, chat), find_anatomy(base))

@@ -5,13 +5,14 @@ V vocabulary, N rows.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from ia2.chat import Chat, find_chat
 from ia2.data import Example
 from ia2.errors import IA2Error
 from ia2.task import Task
@@ -23,27 +24,37 @@ POSITIONS: tuple[Positions, ...] = get_args(Positions)
 
 @dataclass(frozen=True)
 class Prompt:
-    """Text for a model: `context` (any pieces of text, here demos), then `query`, then the `response` to predict.
+    """Text for a model: a context (any text, then demos), then `query`, then the `response` to predict.
 
     Every piece is tokenised apart and the ids are joined, so that two prompts with the same query and response share
     every id of them, whatever stands before.
+
+    Attributes:
+        demos: queries with their responses.
+        query, response: the response is empty where it is to be generated.
+        text: what comes before everything.
+        separator: between demos; behind a response that must also say where it ends.
     """
 
-    context: tuple[str, ...]
+    demos: tuple[tuple[str, str], ...]
     query: str
     response: str = ""
+    text: str = ""
+    separator: str = "\n\n"
+
+    @property
+    def context(self) -> tuple[str, ...]:
+        """The pieces before the query, in the paper's form: query and response of a demo with nothing between."""
+        opening = (self.text, self.separator) if self.text else ()
+        return (*opening, *(piece for demo in self.demos for piece in (*demo, self.separator)))
 
 
 def build_prompt(
     task: Task, demos: Sequence[Example], query: str, response: str | None = None, text: str = ""
 ) -> Prompt:
-    """The paper's form: demos (query and answer with no separator) parted by a blank line, then the query.
-
-    `text`, if there is any, comes before everything and is parted from it likewise.
-    """
-    opening = (text, task.separator) if text else ()
-    shown = (piece for demo in demos for piece in (demo.query, demo.label, task.separator))
-    return Prompt((*opening, *shown), query, "" if response is None else task.completion(response))
+    """A prompt of a task; a response that is generated ends with the separator, so that the model learns to stop."""
+    shown = tuple((demo.query, demo.label) for demo in demos)
+    return Prompt(shown, query, "" if response is None else task.completion(response), text, task.separator)
 
 
 @dataclass(frozen=True)
@@ -105,14 +116,35 @@ class TokenBatch:
 class Encoder:
     """Tokenises prompts piece by piece; a piece met before is not tokenised again."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int, chat: Chat = "none"):
         self.tokenizer = tokenizer
         self.max_length = max_length
+        self.chat = None if chat == "none" else find_chat(tokenizer, chat)
         ids = tokenizer("").input_ids
-        self.bos = ids[:1] if ids and ids[0] == tokenizer.bos_token_id else []
+        begins = bool(ids) and ids[0] == tokenizer.bos_token_id and not self.chat  # a chat template has its own
+        self.bos = ids[:1] if begins else []
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         self.pad_id: int = pad if pad is not None else 0
         self._pieces: dict[str, list[int]] = {}
+
+    def pieces(self, prompt: Prompt) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+        """Of context, query and response: as the prompt has them, or as the chat template renders them."""
+        chat, response = self.chat, prompt.response
+        if chat is None:
+            return prompt.context, (prompt.query,), (response,)
+        ended: tuple[str, ...] = (response,)
+        if response.endswith(prompt.separator):  # a response that says where it ends does so as a turn does
+            ended = (response.removesuffix(prompt.separator), chat.end)
+        if chat.style == "message":
+            shown = replace(prompt, text="").context
+        else:
+            shown = tuple(piece for q, a in prompt.demos for piece in (q, chat.to_answer, a, chat.between))
+        return (*chat.opening(prompt.text), *shown), (prompt.query, chat.to_answer), ended
+
+    @property
+    def stop(self) -> str | None:
+        """The text that ends a turn, with a chat template."""
+        return self.chat.end.strip() if self.chat else None
 
     def piece(self, text: str) -> list[int]:
         """Ids of a piece of text, without special tokens."""
@@ -122,7 +154,7 @@ class Encoder:
 
     def fits(self, prompt: Prompt) -> bool:
         """Whether a prompt fits the model's window."""
-        pieces = (*prompt.context, prompt.query, prompt.response)
+        pieces = (text for part in self.pieces(prompt) for text in part)
         return len(self.bos) + sum(len(self.piece(text)) for text in pieces if text) <= self.max_length
 
     def encode(self, prompt: Prompt) -> Tokens:
@@ -131,16 +163,15 @@ class Encoder:
         Raises:
             IA2Error: it does not fit the model's window, or a response leaves no token.
         """
-        ids = list(self.bos)
-        for text in (*prompt.context, prompt.query):
-            ids += self.piece(text)
-        if not ids:
+        context, query, response = (
+            [i for text in part if text for i in self.piece(text)] for part in self.pieces(prompt)
+        )
+        ids = [*self.bos, *context, *query, *response]
+        if not self.bos and not context and not query:
             raise IA2Error(f"the query {prompt.query!r} has no tokens; expected some text before the response")
-        response = self.piece(prompt.response) if prompt.response else []
         if prompt.response and not response:
             raise IA2Error(f"the response {prompt.response!r} has no tokens in this model's vocabulary")
-        ids += response
-        n_query = len(self.piece(prompt.query))
+        n_query = len(query)
         if len(ids) > self.max_length:
             raise IA2Error(
                 f"a prompt of {len(ids)} tokens ({len(ids) - n_query - len(response)} of context, {n_query} of query, "

@@ -198,7 +198,7 @@ class Run:
 
     def load_model(self) -> LanguageModel:
         """The base model, as configured."""
-        names = ("dtype", "quantization", "attn_implementation", "trust_remote_code")
+        names = ("chat", "dtype", "quantization", "attn_implementation", "trust_remote_code")
         return load_model(self.config.model, **{name: getattr(self.config, name) for name in names})
 
     def _check_fits(self, lm: LanguageModel, contexts: Contexts | None) -> None:
