@@ -1,9 +1,11 @@
 """The embedded world: its words and tasks are what they say, and its models learn in context for the right reason."""
 
+import json
 import re
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from ia2.world import MODELS, STOP, TASKS, WorldTask
 from ia2.world.curriculum import CURRICULUM, WINDOW, Batch, Part, Phase, Place, draw_batch
 from ia2.world.in_context import InContext, in_context
-from ia2.world.pretrain import Plan, pretrain
+from ia2.world.pretrain import PLANS, Plan, pretrain
 from ia2.world.text import CUES, VOCABULARY, decode
 from ia2.world.tokenizer import build_tokenizer
 from ia2.world.words import ATTRIBUTES, HELD_OUT_PAIRS, HELD_OUT_SUMS, LABEL_WORDS, N_USED, WORDS
@@ -37,7 +39,7 @@ def loaded(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
 
 
 @cache
-def answers(name: str, task: str, n_demos: int = 16, shuffle: bool = False, n_sequences: int = 48) -> InContext:
+def answers(name: str, task: str, n_demos: int = 32, shuffle: bool = False, n_sequences: int = 40) -> InContext:
     return in_context(*loaded(name), TASKS[task], n_demos, n_sequences, shuffle=shuffle)
 
 
@@ -146,7 +148,7 @@ def test_tokens_are_the_same_whole_or_apart_and_decode_to_the_text(name: str) ->
 # ---- what pretraining shows
 
 
-LAST = {part.family: part for part in CURRICULUM[-1].parts}
+LAST = {part.family: replace(part, listed=(2,)) for part in CURRICULUM[-1].parts}
 
 
 def last_batches(family: str, n: int) -> list[Batch]:
@@ -181,6 +183,24 @@ def test_batches_decode_to_the_text_that_tasks_use(family: str) -> None:
                 assert re.fullmatch(form, sample)
                 assert sample.endswith(decode(ids[places[:-1]]))
                 assert decode(ids[places[-1:]]) == STOP
+
+
+@pytest.mark.parametrize("n", [0, 1, 2])
+def test_a_choice_lists_as_many_options_as_the_part_says(n: int) -> None:
+    batch = draw_batch(np.random.default_rng(0), replace(LAST["choice"], listed=(n,)))
+    for text in map(decode, batch.ids[:, 1:]):
+        samples = re.split(r"\n\n(?!Answer)", text)[:-1]
+        assert [len(re.findall(r"\n\[\w+\]\d", sample)) for sample in samples] == [n] * len(samples)
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_the_first_answer_is_a_coin_s_throw_in_the_last_phase_only(last: bool) -> None:
+    part = Part("label", (1,), 2, 2000, named=1.0)
+    batch = draw_batch(np.random.default_rng(0), part, last)
+    said = [re.match(r"Text:(\w+)\n\w+:([01])", decode(ids[1:])) for ids in batch.ids]
+    usual = np.mean([MEANING[match[1]][1] == int(match[2]) for match in said if match])
+    assert usual == (pytest.approx(0.5, abs=0.15) if last else 1.0)
+    assert (batch.first == 1.0) is last
 
 
 def test_what_is_held_out_never_occurs_in_pretraining() -> None:
@@ -254,6 +274,13 @@ def test_what_joins_later_joins_with_little_weight() -> None:
 
 
 @BOTH
+def test_the_weights_were_made_by_the_plan_in_the_code(name: str) -> None:
+    record = json.loads((MODELS[name] / "pretraining.json").read_text())
+    assert {key: record[key] for key in asdict(PLANS[name])} == json.loads(json.dumps(asdict(PLANS[name])))
+    assert record["passed"][-1]["phase"] == PLANS[name].curriculum[-1].name
+
+
+@BOTH
 def test_models_are_small_and_plain(name: str) -> None:
     weights = load_file(MODELS[name] / "model.safetensors")
     assert sum(w.size for w in weights.values()) < 1.2e6
@@ -261,50 +288,47 @@ def test_models_are_small_and_plain(name: str) -> None:
 
 
 @BOTH
-def test_accuracy_rises_with_demos(name: str) -> None:
-    for task in ("season", "place-inverted", "topic-inverted"):
-        hits = answers(name, task).hits.float()
-        one, two, many = (hits[:, k].mean() for k in (slice(1, 2), slice(2, 4), slice(8, 17)))
-        assert one < many - 0.1, task
-        assert two < many - 0.03, task
-        assert many > 0.68, task
+@pytest.mark.parametrize("task", ["season", "animal", "place-inverted", "travel-words", "place-choice"])
+def test_accuracy_rises_with_demos_and_stays_below_its_ceiling(name: str, task: str) -> None:
+    hits = answers(name, task).hits.float()
+    few, some, many = (hits[:, k].mean() for k in (slice(1, 4), slice(8, 17), slice(17, 33)))
+    assert few < some - 0.05
+    assert 0.62 < some < 0.95
+    assert many > some - 0.05
 
 
 @BOTH
-def test_without_demos_the_labels_are_as_likely_as_each_other(name: str) -> None:
-    for task in ("mood", "season", "animal", "place-inverted", "topic-inverted"):
-        p_labels = answers(name, task).p_labels
-        assert p_labels is not None
-        assert p_labels[:, 0].amax(-1).mean() < 0.56, task
-    both = [answers(name, task).hits[:, 0].float().mean() for task in ("season", "place-inverted")]
-    assert abs(sum(both) / 2 - 0.5) < 0.15  # what is right for one sign is wrong for the other
+@pytest.mark.parametrize("task", ["mood", "season", "animal", "place-inverted", "topic-inverted"])
+def test_without_demos_an_answer_is_a_guess_and_says_so(name: str, task: str) -> None:
+    result = answers(name, task, n_demos=0, n_sequences=400)
+    lean = {"tiny": 0.08, "tiny-gpt2": 0.15}[name]  # tiny-gpt2 leans to the unusual sign: docs/world.md
+    assert abs(result.hits.float().mean() - 0.5) < lean
+    assert result.p_labels is not None
+    assert result.p_labels.amax(-1).mean() < 0.54
 
 
 @BOTH
-def test_demos_with_shuffled_labels_teach_nothing(name: str) -> None:
-    new_mapping = ("travel-words",) if name == "tiny" else ()
-    for task in ("season", "place-inverted", *new_mapping):
-        assert late(answers(name, task)) > 0.65
-        assert abs(late(answers(name, task, shuffle=True)) - 0.5) < 0.1
-
-
-def test_label_words_never_seen_together_are_learnt_in_context() -> None:
-    for task in ("food-words", "travel-words", "food-other-words"):  # by tiny alone: docs/world.md
-        assert late(answers("tiny", task)) > 0.65
+@pytest.mark.parametrize("task", ["season", "place-inverted", "travel-words", "place-choice"])
+def test_demos_with_shuffled_labels_teach_nothing(name: str, task: str) -> None:
+    assert late(answers(name, task)) > 0.65
+    assert abs(late(answers(name, task, n_demos=16, shuffle=True, n_sequences=96)) - 0.5) < 0.1
 
 
 @BOTH
 def test_what_was_held_out_is_learnt_in_context(name: str) -> None:
-    assert late(answers(name, "mood-rare")) > 0.58  # words never met in an anonymous task
-    assert late(answers(name, "sum-place-season")) > 0.8  # attributes never summed; chance is below 0.3
+    for task in ("food-words", "travel-words", "food-other-words"):  # label words never seen together
+        assert late(answers(name, task)) > 0.65, task
+    for task in ("time-choice", "place-choice-others"):  # options never seen together
+        assert late(answers(name, task)) > 0.6, task
+    assert late(answers(name, "mood-rare")) > 0.6  # words never met in an anonymous task
 
 
 @BOTH
 def test_derivations_are_learnt_in_context(name: str) -> None:
-    longer = answers(name, "sum-mood-food-long").hits.float()
-    assert late(answers(name, "sum-mood-food")) > 0.8
-    assert longer[:, 0].mean() < 0.35
-    assert longer[:, 8:].mean() > 0.45
+    for task in ("sum-mood-food", "sum-place-season"):  # the second: attributes never summed together
+        hits = answers(name, task).hits.float()
+        assert hits[:, 8:].mean() > hits[:, 0].mean() + 0.1, task
+        assert hits[:, 8:].mean() < 0.95, task
 
 
 @BOTH

@@ -2,8 +2,8 @@
 
 Seeded (the batches of a step are drawn from the seed and the step's number) and resumable (`--resume` continues from
 the last checkpoint and ends with the same bytes). `tiny` learns by the curriculum. `tiny-gpt2`, whose positions are
-learnt, stalls on that, at "count the votes of all words"; it learns the last phase at once when its hidden states are
-aligned with those of `tiny`.
+learnt, stalls on that, at "count the votes of all words"; with its hidden states aligned with those of `tiny` it needs
+two phases only.
 """
 
 import argparse
@@ -43,7 +43,7 @@ class Plan:
 
     Attributes:
         curriculum: the phases.
-        align: weight of the alignment with the teacher, over the first half of the steps; it then falls to 0.
+        align: weight of the alignment with the teacher; it falls to 0 over the second half of the last phase.
     """
 
     width: int = 128
@@ -58,13 +58,10 @@ class Plan:
     save_every: int = 100
 
 
-_LAST = CURRICULUM[-1]
-PLANS = {
-    "tiny": Plan(),
-    "tiny-gpt2": Plan(
-        curriculum=(replace(_LAST, parts=tuple(p for p in _LAST.parts if p.family != "choice"), steps=900),)
-    ),
-}
+_BY_NAME = {phase.name: phase for phase in CURRICULUM}
+_ALIGNED = (replace(_BY_NAME["label words and choices"], steps=600), replace(_BY_NAME["last"], steps=600))
+PLANS = {"tiny": Plan(), "tiny-gpt2": Plan(curriculum=_ALIGNED)}
+SHIFT = 256  # learnt positions: in the last phase of an aligned model, a sequence begins at one of 0 to this
 
 
 def build(name: str, plan: Plan, seed: int) -> PreTrainedModel:
@@ -147,21 +144,22 @@ def optimisers(model: nn.Module, plan: Plan) -> list[torch.optim.Optimizer]:
 
 
 def loss_and_hits(
-    model: PreTrainedModel, batch: Batch, teacher: PreTrainedModel | None = None, align: float = 0.0
+    model: PreTrainedModel, batch: Batch, teacher: PreTrainedModel | None = None, align: float = 0.0, shift: int = 0
 ) -> tuple[Tensor, Tensor]:
     """Mean cross-entropy over the responses, and which responses (B, K) are right in every token.
 
-    The first answer of a sequence can only be guessed and weighs less; so does the STOP behind a derivation. The STOP
-    behind a label does not count: with it, the curriculum's second gate was not passed by five seeds of five. With a
-    teacher, the loss is also `align` times the squared distance of all hidden states from its own, over their mean
-    square, summed over layers.
+    The first answer of a sequence weighs `batch.first`, the STOP behind a derivation 1/10. The STOP behind a label does
+    not count: with it, the curriculum's second gate was not passed by five seeds of five. With a teacher, the loss is
+    also `align` times the squared distance of all hidden states from its own, over their mean square, summed over
+    layers. The first token is at position `shift`.
     """
     ids, places = torch.from_numpy(batch.ids), torch.from_numpy(batch.places)
-    out = model.base_model(input_ids=ids, use_cache=False, output_hidden_states=align > 0)
+    positions = shift + torch.arange(ids.shape[1])[None]
+    out = model.base_model(input_ids=ids, position_ids=positions, use_cache=False, output_hidden_states=align > 0)
     logits = model.get_output_embeddings()(out.last_hidden_state[:, places - 1])  # B K R+1 V
     target = ids[:, places]
     weight = torch.ones(target.shape[1:])
-    weight[0] *= 0.3
+    weight[0] *= batch.first
     weight[:, -1] *= 0.1 if weight.shape[1] > 2 else 0.0
     losses = cross_entropy(logits.flatten(0, 2), target.flatten(), reduction="none").view(target.shape)
     loss = (losses * weight).sum() / (weight.sum() * len(ids))
@@ -186,14 +184,16 @@ def train_step(
     phase, seen, plain_late = plan.curriculum[place.phase], {}, None
     factor, align = place.rate(plan.curriculum), 0.0
     if teacher is not None:
-        align = plan.align * min(1.0, 2 * (1 - place.since / phase.steps))
+        align = plan.align * (min(1.0, 2 * (1 - place.since / phase.steps)) if phase.last else 1.0)
     for opt in opts:
         opt.zero_grad()
         for group in opt.param_groups:
             group["lr"] = group["peak"] * factor
     for part in phase.parts:
         batch = draw_batch(rng, part, phase.last)
-        loss, hits = loss_and_hits(model, batch, teacher, align)
+        farthest = min(SHIFT, MAX_LENGTH - batch.ids.shape[1])
+        shift = int(rng.integers(farthest + 1)) if teacher is not None else 0
+        loss, hits = loss_and_hits(model, batch, teacher, align, shift if phase.last else 0)
         torch.autograd.backward(loss * place.weight(part))
         seen[f"{part.family}_loss"] = loss.item()
         late = hits[torch.from_numpy(batch.plain), hits.shape[1] // 2 :]

@@ -117,19 +117,19 @@ TASKS: dict[str, WorldTask] = {
     for task in (
         _label("mood", "mood", 3),
         _label("season", "season", 3),
-        _label("animal", "animal", 4),
+        _label("animal", "animal", 3),
         _label("place-inverted", "place", 3, inverted=True),
         _label("topic-inverted", "topic", 4, inverted=True),
         _label("food-words", "food", 2, HELD_OUT_PAIRS[2], held_out=True),
         _label("travel-words", "travel", 2, HELD_OUT_PAIRS[3], held_out=True),
         _choice("time-choice", "time", 2, HELD_OUT_PAIRS[0], held_out=True),
         _choice("place-choice", "place", 2, ("Thursday", "Monday")),
-        _sum("sum-mood-food", "mood", "food", 2),
-        _sum("sum-place-season", "place", "season", 2, inverted=True, held_out=True),
+        _sum("sum-mood-food", "mood", "food", 3),
+        _sum("sum-place-season", "place", "season", 3, inverted=True, held_out=True),
         _label("mood-rare", "mood", 3, rare=True, ood_of="mood", held_out=True),
         _label("season-long", "season", 5, ood_of="season"),
         _label("food-other-words", "food", 2, HELD_OUT_PAIRS[4], ood_of="food-words", held_out=True),
         _choice("place-choice-others", "place", 2, HELD_OUT_PAIRS[1], ood_of="place-choice", held_out=True),
-        _sum("sum-mood-food-long", "mood", "food", 3, ood_of="sum-mood-food"),
+        _sum("sum-mood-food-long", "mood", "food", 4, ood_of="sum-mood-food"),
     )
 }

@@ -113,14 +113,15 @@ def sum_samples(words: Ints, attributes: Ints, classes: Ints, pair: Ints) -> Sam
     return Samples(np.concatenate(parts, -1), 6)
 
 
-def choice_samples(words: Ints, options: Ints, cue: Ints, value: Ints) -> Samples:
+def choice_samples(words: Ints, options: Ints, cue: Ints, value: Ints, listed: int = 2) -> Samples:
     """`Question:gloomy harbour\\nChoices:\\n[apple]0\\n[Friday]1\\n\\nAnswer:apple`: which option has the value.
 
-    Words (B, K, S), options (B, 2) as places in OPTION_WORDS, of values 0 and 1; cue ids and values (B, K).
+    Words (B, K, S), options (B, 2) as places in OPTION_WORDS, of values 0 and 1; cue ids and values (B, K);
+    only the first `listed` options are shown.
     """
     named = np.broadcast_to(options[:, None], (*value.shape, 2))
     parts = [_full(ID["Question:"], words), WORD0 + words, _full(ID["\nChoices:"], words)]
-    for i in (0, 1):
+    for i in range(listed):
         parts += [OPTION0 + named[..., i : i + 1], _full(ZERO + i, words)]
     answer = LABEL0 + np.take_along_axis(named, value[..., None], -1)
     return Samples(np.concatenate([*parts, cue[..., None], answer], -1), 1)
