@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ia2 import run, targets, world
+from ia2 import lessons, targets, world
 from ia2.config import make_config
 from ia2.data import Example
 from ia2.models import LanguageModel, load_model
@@ -60,7 +60,7 @@ def test_the_targets_of_other_rows_bring_less(
         right = targets.collect(*arguments)
         return targets.Targets({site: [*values[1:], values[0]] for site, values in right.values.items()})
 
-    monkeypatch.setattr(run, "collect", of_the_next_row)
+    monkeypatch.setattr(lessons, "collect", of_the_next_row)
     wrong, right = evaluated("tiny", "ia2", tmp_path)["ia2"], evaluated("tiny", "ia2-sft", folder)["ia2"]
     assert value(wrong, "accuracy") < value(right, "accuracy") - 0.1
     assert value(wrong, "nll") > value(right, "nll") + 0.1

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import test_adapters
+import test_answers
 import test_capture
 import test_evaluation
 import test_losses
 import test_metrics
 import test_run
-import test_task
 import test_training
 import torch
 from conftest import GENERATED, example_rows, random_model
@@ -46,7 +46,10 @@ ELSEWHERE = {
         test_evaluation.test_unparsable_answers_count_as_wrong,
     ),
     14: test_evaluation.test_similarity_is_to_icl_on_the_same_gold_tokens,
-    15: test_task.test_answers,
+    15: (
+        test_answers.test_every_number_is_read_back_however_it_is_written,
+        test_answers.test_nested_boxes,
+    ),
 }
 
 
@@ -107,7 +110,7 @@ def test_10_the_teacher_runs_once_for_all_learning_rates(
     make_run(model_folder, tmp_path / "run", learning_rate=(1e-4, 1e-3, 1e-2)).train(lm)
     assert calls == [5, 2]
     again = make_run(model_folder, tmp_path / "other", learning_rate=(1e-5,))
-    monkeypatch.setattr("ia2.targets.read", lambda *_: pytest.fail("collected again"))
+    monkeypatch.setattr("ia2.targets.passes", lambda *_: pytest.fail("collected again"))
     again.train(lm, targets=tmp_path / "run" / "targets")
 
 
