@@ -38,7 +38,9 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
 
     folder = tmp_path_factory.mktemp("compared")
     lm = wrap_model(random_model("llama"), build_tokenizer())
-    return folder, compare(folder, [cell(folder, seed) for seed in (0, 1)], METHODS, lm=lm)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ia2.comparison.MIN_ROWS", 4)
+        return folder, compare(folder, [cell(folder, seed) for seed in (0, 1)], METHODS, lm=lm)
 
 
 def test_every_method_is_there_on_every_test(compared: tuple[Path, dict[str, Any]]) -> None:
@@ -96,6 +98,14 @@ def test_a_temperature_changes_no_answer_and_only_the_development_rows_choose_it
 
     grid = np.geomspace(0.05, 20, 4000)
     assert ratio[0] == pytest.approx(grid[np.argmin([nll(t) for t in grid])], rel=0.01)
+
+
+def test_few_development_rows_choose_no_temperature(tmp_path: Path, lm: LanguageModel) -> None:
+    few = replace(cell(tmp_path), tests={"test": ROWS[8:10]})
+    found, _ = few.results(lm, ("sft",))
+    assert list(dict.fromkeys(p.variant for p in found["test"])) == ["zero-shot", "icl", "sft", f"icl{CONTEXTUAL}"]
+    plain = replace(few, recalibrated=False, folder=tmp_path / "plain").results(lm, ("sft",))[0]["test"]
+    assert list(dict.fromkeys(p.variant for p in plain)) == ["zero-shot", "icl", "sft"]
 
 
 def test_what_is_done_is_not_done_again(

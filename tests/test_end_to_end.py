@@ -10,6 +10,7 @@ from ia2 import lessons, targets, world
 from ia2.config import make_config
 from ia2.data import Example
 from ia2.models import LanguageModel, load_model
+from ia2.run import Data, Run
 
 N, N_TEST = 16, 200
 
@@ -32,8 +33,8 @@ def rows(split: str, n: int) -> list[Example]:
 def evaluated(name: str, method: str, folder: Path) -> dict[str, Any]:
     """Metrics by way of answering, on `season`."""
     config = make_config({"model": name, "method": method, "labels": ("0", "1"), "learning_rate": (1e-2,)})
-    data = run.Data(rows("train", N), rows("dev", 8))
-    trained = run.Run.create(folder / f"{name}-{method}", config, data)
+    data = Data(rows("train", N), rows("dev", 8))
+    trained = Run.create(folder / f"{name}-{method}", config, data)
     trained.train(tiny(name))
     return dict(trained.evaluate(rows("test", N_TEST), tiny(name))["methods"])
 

@@ -28,7 +28,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str
 
 def test_one_tidy_row_a_cell_and_method(swept: tuple[Path, list[dict[str, Any]]]) -> None:
     folder, rows = swept
-    kinds = ["zero-shot", "icl", "sft", "icl+temperature", "icl+contextual", "sft+temperature"]
+    kinds = ["zero-shot", "icl", "sft", "icl+contextual"]
     assert [(row["seed"], row["method"]) for row in rows] == [(seed, kind) for seed in (0, 1) for kind in kinds]
     table = pd.read_csv(folder / "results.csv")
     pd.testing.assert_frame_equal(table, pd.read_parquet(folder / "results.parquet"))

@@ -23,6 +23,7 @@ from ia2.run import Data, Run
 from ia2.statistics import holm
 
 UNLABELLED, TEMPERATURE, CONTEXTUAL = "+unlabelled", "+temperature", "+contextual"
+MIN_ROWS = 16
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Cell:
         data: rows to train on; the unlabelled ones go to methods that end in `+unlabelled` alone.
         tests: test rows by name; the first are in distribution.
         folder: where everything of the cell is kept.
+        recalibrated: whether ICL and SFT are also shown at another temperature (fitted on development rows, if there
+            are at least 16: on fewer it runs to its bounds), and ICL with contextual calibration.
     """
 
     source: str
@@ -44,6 +47,7 @@ class Cell:
     data: Data
     tests: Mapping[str, Sequence[Example]]
     folder: Path
+    recalibrated: bool = True
 
     @property
     def name(self) -> str:
@@ -88,9 +92,9 @@ class Cell:
         with loaded_adapters(lm, adapters):
             variants = [zero, icl, *(Variant(name, adapter=name) for name in adapters)]
             tests = {test: evaluate(lm, task, rows, variants, icl) for test, rows in self.tests.items()}
-            calibrated = [v for v in variants if v.name in ("icl", "sft")] if task.labels else []
+            calibrated = [v for v in variants if v.name in ("icl", "sft")] if task.labels and self.recalibrated else []
             for variant in calibrated:
-                dev = answer(lm, task, self.data.dev, variant) if self.data.dev else []
+                dev = answer(lm, task, self.data.dev, variant) if len(self.data.dev) >= MIN_ROWS else []
                 empty = [Example(query) for query in content_free(self.data.train)]
                 free = answer(lm, task, empty, variant) if variant is icl else []
                 for predictions in tests.values():

@@ -11,7 +11,7 @@ from ia2.progress import say
 from ia2.results import print_table
 from ia2.run import Data
 
-TASKS = ("mood", "animal", "topic-inverted", "food-words")
+TASKS = ("mood", "place-inverted", "travel-words", "time-choice")
 SEEDS = (0, 1)
 N_TRAIN, N_DEV, N_TEST, N_UNLABELLED = 8, 8, 250, 64
 LEARNING_RATES = (3e-3, 1e-2)
@@ -36,7 +36,8 @@ def demo_cell(name: str, seed: int, model: str, folder: Path) -> Cell:
     pool = rows("train", N_TRAIN + N_UNLABELLED)
     data = Data(pool[:N_TRAIN], rows("dev", N_DEV), tuple(Example(e.query) for e in pool[N_TRAIN:]))
     options = {"model": model, "labels": task.labels or "none", "learning_rate": LEARNING_RATES}
-    return Cell(name, seed, options, data, {"test": rows("test", N_TEST)}, folder / f"{name}-{seed}")
+    place = folder / f"{name}-{seed}"
+    return Cell(name, seed, options, data, {"test": rows("test", N_TEST)}, place, recalibrated=False)
 
 
 def run_demo(folder: Path, model: str) -> dict[str, Any]:

@@ -35,7 +35,7 @@ class Lessons:
         contexts: what the teacher sees.
         examples: by split: `train`, `unlabelled`, `dev`.
         folder: where the teacher's answers are kept.
-        targets: where what it does is kept.
+        targets: where what it does is kept; how good it is stands beside it.
     """
 
     lm: LanguageModel
@@ -101,7 +101,7 @@ class Lessons:
 
         On the development rows, or without any on the training rows, each behind the others.
         """
-        path = self.folder / "teacher.json"
+        path = self.targets.parent / "teacher.json"
         if path.is_file():
             return
         split = "dev" if self.examples["dev"] else "train"

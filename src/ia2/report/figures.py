@@ -11,7 +11,11 @@ import plotly.graph_objects as go
 from ia2.metrics import N_BINS, bins
 from ia2.report.numbers import PERCENT, SCORE
 
-UNLABELLED = "+unlabelled"
+VARIETIES = {
+    "unlabelled": "the same, with more queries, which ICL answered",
+    "temperature": "the same answers, made less or more sure by one number",
+    "contextual": "corrected by what the model says to an empty query",
+}
 
 
 @dataclass(frozen=True)
@@ -42,18 +46,25 @@ LOOKS = {
     "soft": Look("soft labels", "an adapter trained on ICL's output probabilities", "#CC79A7"),
     "ia2": Look("IA2", "an adapter trained on ICL's activations", "#009E73"),
     "ia2-sft": Look("IA2→SFT", "IA2 first, then SFT on the labels", "#D55E00"),
+    "sft-ia2": Look("SFT→IA2", "SFT first, then IA2", "#0072B2"),
+    "joint": Look("joint", "IA2 and SFT at once", "#B09800"),
+    "hidden": Look("hidden", "an adapter trained on ICL's residual stream", "#7A4FBF"),
+    "hidden-sft": Look("hidden→SFT", "the same, then SFT on the labels", "#A05A2C"),
+    "soft-sft": Look("soft→SFT", "soft labels first, then SFT", "#C0399F"),
+    "ia2+soft": Look("IA2 + soft labels", "an adapter trained on both", "#2F7F7F"),
+    "icl-distill": Look("ICL distillation", "SFT on what ICL answers", "#5B5B9F"),
 }
-OTHER = "#0072B2"
+OTHER = "#4D4D4D"
 
 
 def look(method: str) -> Look:
     """How a method looks; one that is not known has its own name."""
-    base = method.removesuffix(UNLABELLED)
+    base, _, variety = method.partition("+") if method not in LOOKS else (method, "", "")
     found = LOOKS.get(base, Look(base, "", OTHER))
-    if base == method:
+    if not variety:
         return found
-    what = "the same, with more queries, which ICL answered"
-    return replace(found, name=f"{found.name} + unlabelled", what=what, ring=True)
+    what = VARIETIES.get(variety, "")
+    return replace(found, name=f"{found.name} + {variety}", what=what, ring=True)
 
 
 def display_name(method: str) -> str:
