@@ -189,6 +189,26 @@ def evaluate(
 
 
 @app.command()
+def merge(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    output: Annotated[Path, typer.Option(help="A new folder for the merged model.")],
+) -> None:
+    """Merge the trained adapter into its base, in float32, and say how far the two are apart."""
+    from ia2.merging import merge as merge_adapter
+    from ia2.prompt import build_prompt
+    from ia2.run import Run
+
+    opened = Run.open(run)
+    adapter = opened.trained()[opened.config.result]
+    rows = [build_prompt(opened.task(), (), e.query, e.label) for e in (*opened.data.train, *opened.data.dev)]
+    report = merge_adapter(opened.load_model(), adapter, output, rows)
+    typer.echo(
+        f"merged model: {output}; logits differ from the adapter's by {report.mean_difference:.2g} on average "
+        f"and {report.max_difference:.2g} at most, over {report.n_positions} positions"
+    )
+
+
+@app.command()
 def predict(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     queries: Annotated[Path | None, typer.Argument(help="JSON lines with a query; else standard input.")] = None,

@@ -37,6 +37,7 @@ class Cell:
         data: rows to train on; the unlabelled ones go to methods that end in `+unlabelled` alone.
         tests: test rows by name; the first are in distribution.
         folder: where everything of the cell is kept.
+        description: of the source, for people.
         recalibrated: whether ICL and SFT are also shown at another temperature (fitted on development rows, if there
             are at least 16: on fewer it runs to its bounds), and ICL with contextual calibration.
     """
@@ -47,6 +48,7 @@ class Cell:
     data: Data
     tests: Mapping[str, Sequence[Example]]
     folder: Path
+    description: str = ""
     recalibrated: bool = True
 
     @property
@@ -229,7 +231,12 @@ def compare(
         **first,
         "out_of_distribution": {test: pooled[test] for test in tests[1:]},
         "cells": [
-            {"task": cell.source, "description": "", "seed": cell.seed, "methods": _by_method(found[tests[0]])}
+            {
+                "task": cell.source,
+                "description": cell.description,
+                "seed": cell.seed,
+                "methods": _by_method(found[tests[0]]),
+            }
             for cell, (found, _) in zip(cells, results, strict=True)
         ],
     }

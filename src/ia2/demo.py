@@ -37,7 +37,8 @@ def demo_cell(name: str, seed: int, model: str, folder: Path) -> Cell:
     data = Data(pool[:N_TRAIN], rows("dev", N_DEV), tuple(Example(e.query) for e in pool[N_TRAIN:]))
     options = {"model": model, "labels": task.labels or "none", "learning_rate": LEARNING_RATES}
     place = folder / f"{name}-{seed}"
-    return Cell(name, seed, options, data, {"test": rows("test", N_TEST)}, place, recalibrated=False)
+    tests = {"test": rows("test", N_TEST)}
+    return Cell(name, seed, options, data, tests, place, task.description, recalibrated=False)
 
 
 def run_demo(folder: Path, model: str) -> dict[str, Any]:

@@ -253,7 +253,7 @@ class Run:
 
     def evaluate(self, test: Sequence[Example], lm: LanguageModel | None = None) -> dict[str, Any]:
         """Evaluate every variant on `test`, unless that is done; write predictions, metrics and report."""
-        self._check_trained()
+        self.trained()
         rows = [asdict(example) for example in test]
         key = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
         path = self.folder / "metrics.json"
@@ -280,15 +280,21 @@ class Run:
 
     def predict(self, queries: Sequence[str], lm: LanguageModel | None = None) -> list[Answer]:
         """Answers of the trained model, without demos."""
-        self._check_trained()
+        self.trained()
         lm = lm or self.load_model()
         name = self.config.result
         with loaded_adapters(lm, {name: self.adapters[name]}):
             return answer(lm, self.task(), [Example(query) for query in queries], Variant("", adapter=name))
 
-    def _check_trained(self) -> None:
+    def trained(self) -> dict[str, Path]:
+        """The adapter folders, once all of them are there.
+
+        Raises:
+            IA2Error: some are not.
+        """
         if missing := [name for name, folder in self.adapters.items() if not folder.is_dir()]:
             raise IA2Error(f"{self.folder}: {', '.join(missing)} is not trained yet; run the same 'ia2 train' again")
+        return self.adapters
 
 
 def environment() -> dict[str, Any]:

@@ -131,7 +131,9 @@ def cell_of(grid: Grid, point: Point, folder: Path) -> Cell:
     for name in benchmark.ood if grid.ood else ():
         tests[name] = load_task(name).rows("test", grid.n_test, point.seed)
     options = _config(grid, point).model_dump(exclude={"method", "seed"})
-    return Cell(benchmark.name, point.seed, options, Data(pool[: point.n], dev, more), tests, folder)
+    return Cell(
+        benchmark.name, point.seed, options, Data(pool[: point.n], dev, more), tests, folder, benchmark.description
+    )
 
 
 def run_point(grid: Grid, point: Point, folder: Path) -> None:
