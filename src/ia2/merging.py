@@ -1,6 +1,6 @@
 """A trained adapter merged into its base: one plain model, and how far it is from the two."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ def merge(lm: LanguageModel, adapter: Path, output: Path, prompts: Sequence[Prom
                 raise IA2Error(
                     f"{adapter}: an adapter of virtual tokens cannot be merged into weights; use it as it is"
                 )
-            merge_and_unload: Callable[[], Any] = lm.model.base_model.merge_and_unload
+            merge_and_unload: Any = lm.model.base_model.merge_and_unload
             lm.model = merge_and_unload()
         difference = (_logits(lm, rows) - expected).abs()
         report = MergeReport(difference.max().item(), difference.mean().item(), len(difference))
