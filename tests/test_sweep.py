@@ -114,3 +114,11 @@ def test_what_is_given_stands_in_place_of_the_file(tmp_path: Path) -> None:
 def test_an_unknown_engine_is_refused(tmp_path: Path) -> None:
     with pytest.raises(IA2Error, match="unknown engine 'rai': did you mean 'ray'"):
         sweep(Grid(**GRID), tmp_path, "rai")
+
+
+RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=[path.stem for path in RECIPES])
+def test_recipes_are_grids(path: Path) -> None:
+    assert read_grid(path).points()
