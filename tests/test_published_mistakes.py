@@ -60,7 +60,7 @@ def make_run(model_folder: str, folder: Path, **options: Any) -> Run:
 
 def test_every_mistake_has_its_test() -> None:
     here = {int(n) for n in (part.split("_")[1] for part in globals() if part.startswith("test_")) if n.isdigit()}
-    in_readme = {16}  # tests/test_readme.py runs every command of the documentation
+    in_readme = {16}  # tests/test_docs.py runs every command of the documentation
     assert here | set(ELSEWHERE) | in_readme == set(range(1, 17))
 
 
