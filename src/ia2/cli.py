@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
@@ -74,7 +75,6 @@ def train(
     ] = None,
 ) -> None:
     """Train an adapter on your examples: record what the model does with them in its prompt, align, fine-tune."""
-    from ia2.config import make_config, read_config
     from ia2.data import read_examples, read_text
     from ia2.progress import say
     from ia2.run import Data, Run
@@ -94,12 +94,8 @@ def train(
         "seed": seed,
         **_assignments(set_option or []),
     }
-    values = {**(read_config(config) if config else {}), **{k: v for k, v in given.items() if v is not None}}
     own = {name: value for name, value in (("r", r), ("lora_alpha", lora_alpha)) if value is not None}
-    values["adapter_options"] = {**values.get("adapter_options", {}), **own}
-    if "model" not in values:
-        raise IA2Error("no model given; use --model tiny, --model FOLDER or --model HUB_ID")
-    checked = make_config(values, preset)
+    checked = _checked(config, preset, given, own)
     rows = read_examples(train)
     extra = read_examples(unlabelled, labelled=False) if unlabelled else []
     tests = read_examples(test) if test else []
@@ -174,6 +170,50 @@ def sweep(
     rows = run_sweep(read_grid(grid, {name: of for name, of in given.items() if of}), output, engine)
     typer.echo((output / "results.md").read_text(encoding="utf-8"))
     typer.echo(f"{len(rows)} rows: {output / 'results.csv'}")
+
+
+@app.command()
+def doctor(
+    train: TrainFile,
+    model: Annotated[str, typer.Option(help="tiny, tiny-gpt2, a folder, or a Hugging Face hub id.")] = "",
+    dev: Annotated[Path | None, typer.Option(help="Development rows; else a part of --train is held out.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file of options; those given here count more.")] = None,
+    preset: Annotated[str, typer.Option(help="default, or paper for the paper's settings.")] = "default",
+    method: Annotated[str | None, typer.Option(help="See `ia2 methods`.  [default: ia2-sft]")] = None,
+    adapter: Annotated[str | None, typer.Option(help="See `ia2 adapters`.  [default: lora]")] = None,
+    set_option: Annotated[
+        list[str] | None, typer.Option("--set", help="Any other option of `ia2 train` as name=value.")
+    ] = None,
+) -> None:
+    """Look at model, rows and adapter before training: a real prompt, what is found, what it needs, what is wrong."""
+    from ia2.data import read_examples
+    from ia2.doctor import examine, lines
+    from ia2.run import Data, Run
+
+    given = {"model": model or None, "method": method, "adapter": adapter, **_assignments(set_option or [])}
+    checked = _checked(config, preset, given)
+    rows = read_examples(train)
+    data = Data.split(rows, checked.seed) if dev is None else Data(rows, read_examples(dev))
+    with TemporaryDirectory() as folder:
+        run = Run.create(Path(folder) / "run", checked, data)
+        report = examine(run, run.load_model())
+    for line in lines(report):
+        typer.echo(line)
+    if report.errors:
+        raise typer.Exit(2)
+
+
+def _checked(
+    config: Path | None, preset: str, given: dict[str, Any], adapter_options: dict[str, Any] | None = None
+) -> Any:
+    """The configuration of a file and of options on the command line, which count more."""
+    from ia2.config import make_config, read_config
+
+    values = {**(read_config(config) if config else {}), **{k: v for k, v in given.items() if v is not None}}
+    values["adapter_options"] = {**values.get("adapter_options", {}), **(adapter_options or {})}
+    if "model" not in values:
+        raise IA2Error("no model given; use --model tiny, --model FOLDER or --model HUB_ID")
+    return make_config(values, preset)
 
 
 @app.command()

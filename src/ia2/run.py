@@ -22,7 +22,8 @@ import numpy as np
 import torch
 import yaml
 
-from ia2.adapters import loaded_adapters, n_trainable, new_adapter, save_adapter
+from ia2.adapters import loaded_adapters, n_trainable, save_adapter
+from ia2.adapters import new_adapter as fresh_adapter
 from ia2.config import RunConfig, make_config
 from ia2.contexts import Contexts, Similarity, tfidf
 from ia2.data import Example, hold_out
@@ -171,7 +172,7 @@ class Run:
         contexts = self.contexts(lm, similarity)
         needs_teacher = any(stage.teacher_sites or stage.imitates for stage in self.config.stages().values())
         self._check_fits(lm, contexts if needs_teacher else None)
-        with self._new_adapter(lm, contexts):
+        with self.new_adapter(lm, contexts):
             pass  # it can be made: nothing is written before that is known
         if not (self.folder / "config.yaml").is_file():
             self._write()
@@ -189,12 +190,13 @@ class Run:
             previous = folder
         return self.adapters
 
-    def _new_adapter(
+    def new_adapter(
         self, lm: LanguageModel, contexts: Contexts, previous: Path | None = None
     ) -> AbstractContextManager[Any]:
+        """The configured adapter on the base, fresh or from the folder of a previous stage, within a block."""
         config, rng = self.config, np.random.default_rng(self.config.seed)
         context = contexts.prompt(self.task(), self.data.train[0], None, rng)
-        return new_adapter(lm, config.adapter, config.adapter_options, config.seed, previous, context)
+        return fresh_adapter(lm, config.adapter, config.adapter_options, config.seed, previous, context)
 
     def load_model(self) -> LanguageModel:
         """The base model, as configured."""
@@ -228,7 +230,7 @@ class Run:
             settings = [sorted(settings, key=lambda choice: choice.learning_rate)[len(settings) // 2]]
             rate = settings[0].learning_rate
             say(f"{name}: without development rows, no early stopping; learning rate {rate:g}")
-        with self._new_adapter(lm, lessons.contexts, previous) as model:
+        with self.new_adapter(lm, lessons.contexts, previous) as model:
             record = {
                 **train_best(lm, stage, train, dev, settings, name),
                 "n_rows": len(train),

@@ -1,0 +1,82 @@
+"""What collecting and training will need, before they run: memory, disk and time, from sizes alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ia2.capture import Selection, paths
+from ia2.models import LanguageModel
+from ia2.passes import TOKENS_PER_BATCH
+from ia2.prompt import Tokens
+
+ADAM_BYTES = 4 * 4  # a weight, its gradient and two moments, in float32
+LIVE_TENSORS = 24  # of width D a token and layer that autograd keeps, in a usual decoder layer; measured: 18 to 30
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Bytes, and floating-point operations.
+
+    Attributes:
+        weights: of the base.
+        targets: what the teacher leaves on disk, exactly.
+        collecting: at the most while the teacher runs, weights included.
+        training: at the most while an adapter trains, weights included.
+        collect_flops: of the teacher's pass.
+        step_flops: of one training step.
+    """
+
+    weights: int
+    targets: int
+    collecting: int
+    training: int
+    collect_flops: float
+    step_flops: float
+
+
+def estimate(
+    lm: LanguageModel,
+    teacher: Sequence[Tokens],
+    student: Sequence[Tokens],
+    selection: Selection,
+    n_trainable: int,
+    batch_size: int,
+) -> Needs:
+    """From the token counts of all rows.
+
+    A forward pass takes two operations a parameter and token, attention four a layer, width and pair of tokens; the
+    backward pass of a frozen base as much again. Activations of a training step are `LIVE_TENSORS` of the model's
+    width a token and layer, and the float32 logits and their gradient at response positions.
+
+    Args:
+        lm: the base.
+        teacher, student: rows with and without their context.
+        selection: what is collected.
+        n_trainable: parameters of the adapter.
+        batch_size: rows of a training step.
+    """
+    config = lm.base.config.get_text_config()
+    D, V, L = int(config.hidden_size), int(config.vocab_size), len(lm.anatomy.layers)
+    size = lm.base.dtype.itemsize
+    parameters = sum(p.numel() for p in lm.base.parameters())
+    weights = sum(p.numel() * p.element_size() for p in lm.base.parameters())
+    widths = {site: V if site == "logits" else D for site in selection.sites}
+    if "head_out" in widths:
+        weight: Any = lm.base.get_submodule(lm.anatomy.attn_out[0]).weight
+        widths["head_out"] = weight.numel() // D
+    n_layers = {site: len(paths(lm.anatomy, site, selection.layers)) or 1 for site in selection.sites}
+    a_row = [sum(selection.size(row, site) * widths[site] * n_layers[site] for site in widths) for row in teacher]
+    longest = max((len(row.ids) for row in teacher), default=0)
+    in_batch = min(max(TOKENS_PER_BATCH, longest), sum(len(row.ids) for row in teacher))
+    pairs = [len(row.ids) ** 2 for row in teacher]
+    steps = sorted(student, key=lambda row: -len(row.ids))[:batch_size]
+    step_tokens = len(steps[0].ids) * len(steps) if steps else 0
+    responses = sum(row.n_response for row in steps)
+    return Needs(
+        weights=weights,
+        targets=sum(a_row) * size,
+        collecting=weights + in_batch * D * size * 8 + sum(a_row) * size,
+        training=weights + n_trainable * ADAM_BYTES + step_tokens * D * L * LIVE_TENSORS * size + 8 * responses * V,
+        collect_flops=2.0 * parameters * sum(len(row.ids) for row in teacher) + 4.0 * L * D * sum(pairs),
+        step_flops=4.0 * parameters * step_tokens,
+    )

@@ -1,0 +1,121 @@
+"""A look before training: what is shown is what is there, and what is wrong is said."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import example_rows, random_model
+from safetensors.torch import load_file
+from torch.autograd.graph import saved_tensors_hooks
+
+from ia2.adapters import new_adapter
+from ia2.capture import Selection, Site, read
+from ia2.config import make_config
+from ia2.data import Example
+from ia2.doctor import examine, lines
+from ia2.estimate import estimate
+from ia2.models import LanguageModel, load_model, wrap_model
+from ia2.prompt import build_prompt
+from ia2.run import Data, Run
+from ia2.targets import collect
+from ia2.world import TASKS
+from ia2.world.tokenizer import build_tokenizer
+
+ROWS = example_rows(12)
+
+
+def run_of(folder: Path, rows: list[Example] = ROWS, **options: Any) -> Run:
+    config = make_config({"model": "tiny", "labels": ("0", "1"), **options})
+    return Run.create(folder / "run", config, Data(rows[:8], rows[8:]))
+
+
+def test_a_sound_setting(lm: LanguageModel, tmp_path: Path) -> None:
+    run = run_of(tmp_path)
+    report = examine(run, lm)
+    assert report.errors == []
+    assert report.layers[0] == "3 layers, 3 of them with self-attention"
+    assert "attn_out: model.layers.0.self_attn.o_proj to model.layers.2.self_attn.o_proj" in report.layers
+    with new_adapter(lm) as model:
+        n = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert f"{n:,} trainable parameters" in report.adapter
+    marked = [(text, token) for text, token in report.prompt if token is not None]
+    assert marked == [("\nLabel:", "0")]
+    assert not (tmp_path / "run").exists()
+    text = "\n".join(lines(report))
+    assert "[\nLabel:]->'0'" in text
+    assert ROWS[0].query.removesuffix("\nLabel:").removeprefix("Text:") in text
+    assert "ready to train" in text
+
+
+@pytest.mark.parametrize("sites", [("attn_out",), ("attn_out", "logits"), ("head_out", "hidden")])
+def test_the_size_of_the_targets_is_exact(sites: tuple[Site, ...], lm: LanguageModel, tmp_path: Path) -> None:
+    selection = Selection(frozenset(sites), frozenset({0, 2}))
+    prompts = [build_prompt(run_of(tmp_path).task(), ROWS[:2], row.query, row.label) for row in ROWS[2:]]
+    rows = [lm.encoder.encode(prompt) for prompt in prompts]
+    collect(lm, prompts, selection, tmp_path / "targets")
+    (path,) = (tmp_path / "targets").iterdir()
+    size = sum(tensor.numel() * tensor.element_size() for tensor in load_file(path).values())
+    assert estimate(lm, rows, rows, selection, 0, 4).targets == size
+
+
+def test_the_memory_of_a_step_is_of_the_right_size() -> None:
+    """Within a factor of two: what autograd keeps depends on the kernels that a machine has."""
+    lm = load_model("tiny", device="cpu")
+    rows = [lm.encoder.encode(build_prompt(run_task(), ROWS[:6], row.query, row.label)) for row in ROWS[6:10]]
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with new_adapter(lm) as model, saved_tensors_hooks(keep, lambda tensor: tensor):
+        weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+        read(model, lm.anatomy, lm.encoder.collate(rows), {"attn_out", "logits"})
+    measured = sum(size for place, size in kept.items() if place not in weights)
+    needs = estimate(lm, rows, rows, Selection(frozenset()), 0, 4)
+    assert 0.5 < (needs.training - needs.weights) / measured < 2
+
+
+def run_task() -> Any:
+    return Run(Path(), make_config({"model": "tiny", "labels": ("0", "1")}), Data(())).task()
+
+
+def test_what_makes_training_impossible_is_listed_whole(lm: LanguageModel, tmp_path: Path) -> None:
+    long = [replace(row, query=f"Text:{'soup ' * 80}{i}\nLabel:") for i, row in enumerate(ROWS)]
+    report = examine(run_of(tmp_path, long, adapter_options={"target_modules": ["nowhere"]}), lm)
+    assert len(report.errors) == len(ROWS) + 1
+    assert "row 1: a prompt of" in report.errors[0]
+    assert "exceeds the model's window of 512" in report.errors[0]
+    assert "cannot take the adapter 'lora'" in report.errors[-1]
+    assert "training is impossible as it stands" in list(lines(report))
+
+
+def test_what_usually_goes_wrong_is_warned_of(tmp_path: Path) -> None:
+    tokenizer = build_tokenizer()
+    tokenizer.padding_side = "left"
+    lm = wrap_model(random_model("llama").to(torch.float16), tokenizer)
+    labels = ("soup", "soup soup")
+    rows = [replace(row, response=labels[i == 0]) for i, row in enumerate(ROWS)]
+    run = run_of(tmp_path, rows, labels=labels, n_demos=0)
+    found = "\n".join(examine(replace(run, data=Data(rows[:8])), lm).warnings)
+    for text in (
+        "pads on the left",
+        "float16 on a CPU",
+        "0 development rows for 8",
+        "share their first token",
+        "the label 'soup' begins 'soup soup'",
+        "has 1 of 8 training rows",
+        "no better for its context",
+        "does not say soup, soup soup",
+    ):
+        assert text in found
+
+
+def test_a_model_that_says_its_labels_is_not_warned_of(tmp_path: Path) -> None:
+    lm = load_model("tiny", device="cpu")
+    rows = [Example(**row) for row in TASKS["place-inverted"].rows(12, 0)]
+    report = examine(run_of(tmp_path, rows), lm)
+    assert report.warnings == []
+    assert report.scores["with"][0] < report.scores["without"][0]
