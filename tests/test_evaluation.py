@@ -1,5 +1,6 @@
 """Scoring against naive scoring: one row, unpadded, no cache."""
 
+import itertools
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -58,6 +59,29 @@ def naive_generate(lm: LanguageModel, ids: list[int], n: int) -> list[int]:
         if "\n\n" in lm.encoder.tokenizer.decode(new) or new[-1] == lm.encoder.tokenizer.eos_token_id:
             break
     return new
+
+
+@torch.no_grad()
+def says(lm: LanguageModel, query: str, answer: str) -> None:
+    """Make a model that says nothing but `answer` and a blank line behind the query: each token from the one before."""
+    for layer in lm.base.model.layers:
+        layer.self_attn.o_proj.weight.zero_()
+        layer.mlp.down_proj.weight.zero_()
+    ids = [lm.encoder.piece(query)[-1], *lm.encoder.piece(answer), *lm.encoder.piece("\n\n")]
+    lm.base.lm_head.weight.zero_()
+    for before, after in itertools.pairwise(ids):
+        embedding = lm.base.get_input_embeddings().weight[before]
+        lm.base.lm_head.weight[after] += 10 * embedding / embedding.norm()
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["1", pytest.param("10", marks=pytest.mark.xfail(strict=True, reason="P(1) has P(10) in it: no end is scored"))],
+)
+def test_a_label_that_begins_another_is_not_preferred(lm: LanguageModel, said: str) -> None:
+    says(lm, "Text:soup\nLabel:", said)
+    scores = label_logps(lm, ("1", "10"), [build_prompt(LABELS, (), "Text:soup\nLabel:")])[0]
+    assert scores[("1", "10").index(said)] > scores[1 - ("1", "10").index(said)] + 1
 
 
 def test_batched_generation_equals_one_row_at_a_time_without_cache(any_lm: LanguageModel) -> None:

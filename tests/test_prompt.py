@@ -1,6 +1,13 @@
+import json
+import os
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from conftest import GENERATED, LABELS, example_rows, reasoned_rows
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from ia2.data import Example
 from ia2.errors import IA2Error
@@ -60,3 +67,109 @@ def test_labels_are_inferred_from_the_rows() -> None:
     assert infer_labels(example_rows(4)) == ("0", "1")
     assert infer_labels([Example("q", str(i)) for i in range(30)]) is None
     assert infer_labels([Example("q", str(i % 20)) for i in range(40)]) is not None
+
+
+TEXTS = [f"{row.query}{row.label}\n\n" for row in (*reasoned_rows(12), *example_rows(12))] + ["Text:it is 10 \n\n\n"]
+ALPHABET = sorted({char for text in TEXTS for char in text} | set("0123456789"))
+
+
+def trained(kind: str, template: str = "$A") -> PreTrainedTokenizerFast:
+    """A tokenizer of one of the kinds in use, trained on a few texts; `template` says what special tokens it adds."""
+    special = ["<unk>", "<s>", "</s>", "<pad>"]
+    model, spaces = kind.split()
+    if model == "unigram":
+        tokenizer = Tokenizer(models.Unigram())
+        trainer: Any = trainers.UnigramTrainer(
+            vocab_size=200, special_tokens=special, unk_token="<unk>", show_progress=False
+        )
+    else:
+        tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+        trainer = trainers.BpeTrainer(
+            vocab_size=200, special_tokens=special, initial_alphabet=ALPHABET, show_progress=False
+        )
+    if spaces == "bytes":  # as GPT-2 with add_prefix_space
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+        tokenizer.decoder = decoders.ByteLevel()
+    else:  # as sentencepiece
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=spaces)
+        tokenizer.decoder = decoders.Metaspace(prepend_scheme="never")
+    tokenizer.train_from_iterator(TEXTS, trainer)
+    numbered = [(token, tokenizer.token_to_id(token)) for token in special]
+    tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=numbered)
+    names = dict(zip(("unk_token", "bos_token", "eos_token", "pad_token"), special, strict=True))
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, padding_side="left", **names)
+
+
+KINDS = ["unigram always", "unigram first", "bpe always", "bpe first", "bpe bytes"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_tokenizer_that_adds_spaces_adds_none_between_pieces(kind: str) -> None:
+    tokenizer = trained(kind)
+    assert tokenizer.decode(tokenizer("1").input_ids) == " 1"  # it does
+    encoder = Encoder(tokenizer, 10**6)
+    for rows in (example_rows(6), reasoned_rows(6)):
+        prompt = build_prompt(GENERATED, rows[1:], rows[0].query, rows[0].label)
+        text = "".join((*prompt.context, prompt.query, prompt.response))
+        assert tokenizer.decode(encoder.encode(prompt).ids) == text
+        assert [tokenizer.decode(encoder.piece(piece)) for piece in prompt.context] == list(prompt.context)
+    whole = tokenizer("Text:soup\nLabel:1").input_ids
+    assert encoder.piece("1") == whole[-1:]  # as in a text that is tokenised in one
+
+
+def test_a_piece_that_begins_as_its_neighbour_ends_is_still_told_apart() -> None:
+    encoder = Encoder(trained("bpe always"), 99)
+    assert [encoder.tokenizer.decode(encoder.piece("\n" * n)) for n in range(1, 5)] == ["\n" * n for n in range(1, 5)]
+
+
+@pytest.mark.parametrize(
+    ("template", "begins"),
+    [("$A", ""), ("<s> $A", "<s>"), ("$A </s>", ""), ("<s> $A </s>", "<s>"), ("<s> <pad> $A", "<s><pad>")],
+)
+@pytest.mark.parametrize("kind", KINDS[1:3])
+def test_what_a_tokenizer_puts_before_a_text_is_kept_and_what_it_puts_behind_is_not(
+    kind: str, template: str, begins: str
+) -> None:
+    tokenizer = trained(kind, template)
+    encoder = Encoder(tokenizer, 10**6)
+    row, *demos = reasoned_rows(4)
+    for shown in ([], demos):
+        ids = encoder.encode(build_prompt(GENERATED, shown, row.query, row.label)).ids
+        assert tokenizer.decode(ids).startswith(f"{begins}Text:")
+        assert tokenizer.eos_token_id not in ids
+
+
+def test_a_tokenizer_whose_first_special_token_is_its_last_one() -> None:
+    """GPT-2 calls one token both; one that puts it behind a text has none before it."""
+    tokenizer = trained("bpe bytes", "$A </s>")
+    tokenizer.bos_token = "</s>"
+    assert Encoder(tokenizer, 99).bos == []
+
+
+def test_a_tokenizer_that_pads_on_the_left_is_not_asked_to() -> None:
+    encoder = Encoder(trained("bpe first", "<s> $A"), 10**6)
+    rows = [encoder.encode(build_prompt(LABELS, [], row.query, row.label)) for row in example_rows(4)]
+    batch = encoder.collate(rows)
+    assert all(batch.attention_mask[i, : len(row.ids)].all() for i, row in enumerate(rows))
+    assert batch.input_ids[0, -1] == encoder.pad_id
+
+
+@pytest.mark.skipif("IA2_DATA" not in os.environ, reason="IA2_DATA names no folder")
+def test_the_real_tokenizer_of_gpt2() -> None:
+    data = Path(os.environ["IA2_DATA"])
+    folder = data.parent / "tokenizers" / "gpt2"
+    lines = (data / "sst2" / "train.jsonl").read_text(encoding="utf-8").splitlines()[:40]
+    texts = [json.loads(line)["sentence"] for line in lines]
+    for options in ({}, {"add_prefix_space": True}):
+        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+        encoder = Encoder(tokenizer, 10**6)
+        demos = [Example(f"Text:{text}\nLabel:", str(i % 2)) for i, text in enumerate(texts)]
+        prompt = build_prompt(LABELS, demos[1:], demos[0].query, "very positive")
+        tokens = encoder.encode(prompt)
+        text = "".join((*prompt.context, prompt.query, prompt.response))
+        assert encoder.bos == []
+        assert tokenizer.decode(tokens.ids) == text
+        end = prompt.query + prompt.response
+        whole = AutoTokenizer.from_pretrained(folder)(end).input_ids
+        assert list(tokens.ids[-len(whole) :]) == whole
+        assert tokens.n_response == len(encoder.piece("very positive")) == 2

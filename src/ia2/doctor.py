@@ -131,10 +131,10 @@ def _layers(anatomy: Anatomy) -> list[str]:
 
 def _marked(lm: LanguageModel, row: Tokens) -> list[tuple[str, str | None]]:
     decode, aligned = lm.encoder.tokenizer.decode, row.aligned("response")
-    marked: list[tuple[str, str | None]] = [(str(decode(row.ids[: aligned.start])), None)]
+    marked: list[tuple[str, str | None]] = [(str(decode(list(row.ids[: aligned.start]))), None)]
     for t in aligned:
         marked.append((str(decode([row.ids[t]])), str(decode([row.ids[t + 1]]))))
-    return [*marked, (str(decode(row.ids[aligned.stop :])), None)]
+    return [*marked, (str(decode(list(row.ids[aligned.stop :]))), None)]
 
 
 def _mass(run: Run, lm: LanguageModel, rows: list[Example]) -> float:

@@ -18,6 +18,7 @@ from ia2.errors import IA2Error
 from ia2.task import Task
 
 IGNORED = -100
+ANCHORS = ("\n", "a", ":", "0")  # what a piece is tokenised behind, where tokenizers put a space before their text
 Positions = Literal["response", "first", "query"]
 POSITIONS: tuple[Positions, ...] = get_args(Positions)
 
@@ -120,9 +121,10 @@ class Encoder:
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.chat = None if chat == "none" else find_chat(tokenizer, chat)
-        ids = tokenizer("").input_ids
-        begins = bool(ids) and ids[0] == tokenizer.bos_token_id and not self.chat  # a chat template has its own
-        self.bos = ids[:1] if begins else []
+        marked, bare = tokenizer("a").input_ids, self._ids("a")
+        before: list[int] = next((marked[:i] for i in range(len(marked)) if marked[i:][: len(bare)] == bare), [])
+        self.bos = [] if self.chat else before  # a chat template has its own
+        self._adds_space = self._ids("\na")[len(self._ids("\n")) :] != bare
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         self.pad_id: int = pad if pad is not None else 0
         self._pieces: dict[str, list[int]] = {}
@@ -147,10 +149,20 @@ class Encoder:
         return self.chat.end.strip() if self.chat else None
 
     def piece(self, text: str) -> list[int]:
-        """Ids of a piece of text, without special tokens."""
+        """Ids of a piece of text as they are behind other text: no special tokens, and no space that is not there."""
         if text not in self._pieces:
-            self._pieces[text] = self.tokenizer(text, add_special_tokens=False).input_ids
+            self._pieces[text] = self._behind_anchor(text) if self._adds_space and text else self._ids(text)
         return self._pieces[text]
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False).input_ids)
+
+    def _behind_anchor(self, text: str) -> list[int]:
+        for anchor in ANCHORS:
+            start, ids = self._ids(anchor), self._ids(anchor + text)
+            if ids[: len(start)] == start:  # no token spans both
+                return ids[len(start) :]
+        raise IA2Error(f"the tokenizer puts a space before {text[:60]!r}; expected one that can be told not to")
 
     def fits(self, prompt: Prompt) -> bool:
         """Whether a prompt fits the model's window."""
