@@ -14,10 +14,11 @@ from ia2.adapters import loaded_adapters, new_adapter, save_adapter
 from ia2.capture import read
 from ia2.contexts import Contexts
 from ia2.errors import IA2Error
-from ia2.evaluation import Prediction, Variant, answer, difference, evaluate, generate, label_logps, summarise
+from ia2.evaluation import Prediction, Variant, answer, evaluate, generate, label_logps
 from ia2.metrics import ece
 from ia2.models import LanguageModel
 from ia2.prompt import build_prompt
+from ia2.summary import difference, summarise
 from ia2.task import Task
 
 ROWS = example_rows(6)
@@ -134,7 +135,7 @@ def test_similarity_is_to_icl_on_the_same_gold_tokens(lm: LanguageModel) -> None
 
 
 def test_ties_count_as_wrong(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ia2.evaluation.label_logps", lambda lm, labels, prompts: torch.zeros(len(prompts), 2))
+    monkeypatch.setattr("ia2.evaluation.label_logps", lambda lm, labels, prompts, *_: torch.zeros(len(prompts), 2))
     found = evaluate(lm, LABELS, ROWS, [Variant("zero-shot")], ICL)
     assert not any(p.correct or p.answer for p in found)
     assert all(p.confidence == pytest.approx(0.5) for p in found)
@@ -187,6 +188,7 @@ def predictions(hits: list[int], confidence: float) -> list[Prediction]:
             score=hit,
             unparsable=True,
             confidence=confidence,
+            p_answer=confidence,
             nll=1.0,
             brier=0.5,
             **row,
@@ -214,3 +216,23 @@ def arrays(rows: list[Prediction]):  # type: ignore[no-untyped-def]
     import numpy as np
 
     return np.array([p.confidence for p in rows]), np.array([float(p.correct) for p in rows])
+
+
+def test_longer_labels_are_normalised_if_asked_for(any_lm: LanguageModel) -> None:
+    labels = ("0", "gloomy 1 soup")
+    prompts = [build_prompt(LABELS, (), row.query) for row in ROWS]
+    summed, normalised = (label_logps(any_lm, labels, prompts, of) for of in (False, True))
+    torch.testing.assert_close(normalised * torch.tensor([1, 3]), summed)
+    task = Task(labels, length_normalised=True)
+    for given, logp_C in zip(answer(any_lm, task, ROWS, Variant("")), normalised.softmax(-1), strict=True):
+        assert list((given.p_labels or {}).values()) == pytest.approx(logp_C.tolist(), abs=1e-5)
+
+
+def test_the_probability_of_a_generated_answer_is_the_product_of_its_tokens(lm: LanguageModel) -> None:
+    given = answer(lm, GENERATED, ROWS[:1], Variant("zero-shot"))[0]
+    ids = list(lm.encoder.encode(build_prompt(GENERATED, (), ROWS[0].query)).ids)
+    logp = 0.0
+    for token in naive_generate(lm, ids, 8):
+        logp += lm.base(torch.tensor([ids])).logits[0, -1].log_softmax(-1)[token].item()
+        ids.append(token)
+    assert math.log(given.p_answer) == pytest.approx(logp, rel=1e-4)

@@ -11,8 +11,9 @@ import torch
 from conftest import ARCHITECTURES, GENERATED, WIDE, example_rows, random_model, reasoned_rows
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
+from tokenizers import pre_tokenizers
 from torch import Tensor, nn
-from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
+from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase, Qwen2Tokenizer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from ia2.capture import read
@@ -214,6 +215,14 @@ def test_a_disabled_adapter_is_the_base_bit_for_bit(name: str) -> None:
             assert torch.equal(model(ids).logits, base)
 
 
+def own_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The tests' tokenizer; but transformers reads one of Qwen2's class from any Qwen2 folder."""
+    if name != "qwen2":
+        return build_tokenizer()
+    alphabet = ["<|endoftext|>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    return Qwen2Tokenizer({char: i for i, char in enumerate(alphabet)}, [])
+
+
 def saved(name: str, folder: Path) -> str:
     """A model folder whose configuration asks for all the noise it can."""
     base = random_model(name)
@@ -221,7 +230,7 @@ def saved(name: str, folder: Path) -> str:
         if ("drop" in key or "jitter" in key) and isinstance(value, float):
             setattr(base.config, key, 0.5)
     base.save_pretrained(folder)
-    build_tokenizer().save_pretrained(folder)
+    own_tokenizer(name).save_pretrained(folder)
     return str(folder)
 
 
@@ -327,6 +336,13 @@ def test_a_base_of_any_precision(dtype: str, tmp_path: Path) -> None:
     lm = load_model(saved("llama", tmp_path), device="cpu", dtype=dtype)
     assert str(lm.base.dtype) == f"torch.{dtype}"
     assert {str(weight.dtype) for weight in lm.base.state_dict().values()} == {f"torch.{dtype}"}
+
+
+def test_a_tokenizer_that_is_not_the_models_own_is_refused(tmp_path: Path) -> None:
+    name = saved("qwen2", tmp_path)
+    build_tokenizer().save_pretrained(name)
+    with pytest.raises(IA2Error, match="the tokenizer, a Qwen2Tokenizer, has no token for the letter a"):
+        load_model(name, device="cpu")
 
 
 def test_what_cannot_be_loaded_says_why_in_one_line(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import pytest
 from sklearn.metrics import f1_score, log_loss
 from test_evaluation import predictions
 
-from ia2.evaluation import Prediction, difference, summarise
+from ia2.evaluation import Prediction
+from ia2.summary import difference, summarise
 
 
 def test_p_values_speak_of_rows_or_of_cells() -> None:
@@ -37,6 +38,7 @@ def labelled(labels: str, n: int, seed: int) -> list[Prediction]:
                 str(i),
                 labels[gold],
                 labels[best],
+                float(p[best]),
                 float(p[best]),
                 best == gold,
                 False,

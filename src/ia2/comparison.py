@@ -12,7 +12,7 @@ from ia2.adapters import loaded_adapters
 from ia2.config import RunConfig, make_config
 from ia2.data import Example, read_examples
 from ia2.errors import IA2Error
-from ia2.evaluation import Prediction, Variant, answer, difference, evaluate, summarise
+from ia2.evaluation import Prediction, Variant, answer, evaluate
 from ia2.files import read_json, read_jsonl, write_json, write_jsonl
 from ia2.metrics import break_even
 from ia2.models import LanguageModel
@@ -21,6 +21,7 @@ from ia2.recalibration import CONTENT_FREE, contextual, fit_temperature, scale
 from ia2.results import write_results
 from ia2.run import Data, Run
 from ia2.statistics import holm
+from ia2.summary import difference, summarise
 
 UNLABELLED, TEMPERATURE, CONTEXTUAL = "+unlabelled", "+temperature", "+contextual"
 MIN_ROWS = 16
@@ -171,6 +172,7 @@ def _recalibrated(predictions: Sequence[Prediction], suffix: str, logp_NC: Any) 
                 unparsable=not text,
                 score=float(text == p.response),
                 confidence=best,
+                p_answer=best,
                 p_labels=p_labels,
                 nll=nll,
                 brier=brier,

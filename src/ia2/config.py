@@ -92,7 +92,7 @@ class RunConfig(BaseModel):
         responses: whose responses the teacher is read on: `labels`, or its own (`teacher`).
         sample_responses: whether its own are sampled rather than the likeliest, and how many (0: not).
         adapter, adapter_options: a name in `ia2 adapters`, and options of PEFT's configuration.
-        separator, max_new_tokens, parser, metric: how answers are written, read and scored, see `ia2.Task`.
+        separator, max_new_tokens, parser, metric, length_normalised: how answers look and score: see `ia2.Task`.
         chat, dtype, quantization, attn_implementation, trust_remote_code: of the base model, see `ia2.load_model`.
     """
 
@@ -140,6 +140,7 @@ class RunConfig(BaseModel):
     max_new_tokens: int = Field(200, ge=1)
     parser: Annotated[Parser, _one_of("parser", PARSERS)] = "auto"
     metric: Annotated[Score, _one_of("metric", SCORES)] = "exact_match"
+    length_normalised: bool = False
 
     chat: Annotated[Chat, _one_of("chat", CHATS)] = "none"
     dtype: Annotated[str | None, _one_of("dtype", DTYPES)] = None

@@ -3,7 +3,7 @@
 import time
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,12 +17,10 @@ from ia2.capture import Site
 from ia2.contexts import Contexts
 from ia2.data import Example
 from ia2.errors import IA2Error
-from ia2.metrics import aurc, classwise_ece, ece, ece_mass, entropy, excess_aurc, macro_f1, mce, reliability
 from ia2.models import LanguageModel
 from ia2.passes import batches, passes, prefill, repeated, shared_prefix
 from ia2.progress import step
 from ia2.prompt import Prompt, Tokens, build_prompt
-from ia2.statistics import Array, Columns, Statistic, intervals, mcnemar, mean, paired, permutation_test
 from ia2.task import Task
 
 CHUNK = {True: 256, False: 8}  # rows whose activations are held at a time, with label answers and with generated ones
@@ -55,6 +53,7 @@ class Prediction:
     Attributes:
         answer: the label of the highest probability, or the generated text. Two labels that tie give the empty text.
         confidence: P(answer) among the labels; for generated text, the mean probability of its tokens (the paper's).
+        p_answer: P(answer), which for generated text is the product of its tokens' probabilities.
         p_labels: probability of each label, normalised over the labels; None for generated answers.
         correct: whether the answer is the gold response.
         unparsable: whether no answer can be read from the generated text, or two labels tie.
@@ -72,6 +71,7 @@ class Prediction:
     response: str
     answer: str
     confidence: float
+    p_answer: float
     correct: bool
     unparsable: bool
     score: float
@@ -140,6 +140,7 @@ def _predict_chunk(
                 response=example.label,
                 answer=given.text,
                 confidence=given.confidence,
+                p_answer=given.p_answer,
                 correct=correct,
                 unparsable=task.parse(given.text) is None,
                 score=score,
@@ -197,6 +198,7 @@ class Answer:
 
     text: str
     confidence: float
+    p_answer: float
     n_tokens: int
     logp_labels: dict[str, float]
 
@@ -211,7 +213,9 @@ def answer(lm: LanguageModel, task: Task, examples: Sequence[Example], variant: 
     """Answer queries: the most probable label, or a greedy generation up to the task's separator."""
     prompts = [variant.prompt(task, example) for example in examples]
     with using(lm, variant.adapter):
-        return _label_answers(lm, task.labels, prompts) if task.labels else _generated_answers(lm, task, prompts)
+        if task.labels:
+            return _label_answers(lm, task.labels, prompts, task.length_normalised)
+        return _generated_answers(lm, task, prompts)
 
 
 @torch.no_grad()
@@ -222,7 +226,7 @@ def sampled_answers(
     prompts = [variant.prompt(task, example) for example in examples]
     with using(lm, variant.adapter):
         if task.labels:
-            p_NC = label_logps(lm, task.labels, prompts).double().softmax(-1).numpy()
+            p_NC = label_logps(lm, task.labels, prompts, task.length_normalised).double().softmax(-1).numpy()
             rng = np.random.default_rng(seed)
             return [[str(label) for label in rng.choice(task.labels, n, p=p_C)] for p_C in p_NC]
         rows = [row for row in _encode(lm, prompts) for _ in range(n)]
@@ -234,20 +238,28 @@ def sampled_answers(
         return [texts[i : i + n] for i in range(0, len(texts), n)]
 
 
-def _label_answers(lm: LanguageModel, labels: tuple[str, ...], prompts: Sequence[Prompt]) -> list[Answer]:
-    logp_NC = label_logps(lm, labels, prompts).log_softmax(-1).double().cpu().numpy()
+def _label_answers(
+    lm: LanguageModel, labels: tuple[str, ...], prompts: Sequence[Prompt], length_normalised: bool
+) -> list[Answer]:
+    logp_NC = label_logps(lm, labels, prompts, length_normalised).log_softmax(-1).double().cpu().numpy()
     answers = []
     for prompt, logp_C in zip(prompts, logp_NC, strict=True):
         best = logp_C.max()
         winners = [label for label, logp in zip(labels, logp_C, strict=True) if logp == best]
         text = winners[0] if len(winners) == 1 else ""
         n_tokens = len(lm.encoder.encode(prompt).ids)
-        answers.append(Answer(text, float(np.exp(best)), n_tokens, dict(zip(labels, logp_C.tolist(), strict=True))))
+        p = float(np.exp(best))
+        answers.append(Answer(text, p, p, n_tokens, dict(zip(labels, logp_C.tolist(), strict=True))))
     return answers
 
 
-def label_logps(lm: LanguageModel, labels: Sequence[str], prompts: Sequence[Prompt]) -> Tensor:
-    """Log-probability of each label's tokens behind each prompt, float32 (N, C). One forward if all are one token."""
+def label_logps(
+    lm: LanguageModel, labels: Sequence[str], prompts: Sequence[Prompt], length_normalised: bool = False
+) -> Tensor:
+    """Log-probability of each label's tokens behind each prompt, float32 (N, C). One forward if all are one token.
+
+    Summed over a label's tokens, or, if `length_normalised`, their mean.
+    """
     ids = [lm.encoder.piece(label) for label in labels]
     if len({tuple(i) for i in ids}) < len(ids) or not all(ids):
         raise IA2Error(f"the labels {', '.join(map(repr, labels))} are not told apart by this model's tokenizer")
@@ -263,12 +275,13 @@ def label_logps(lm: LanguageModel, labels: Sequence[str], prompts: Sequence[Prom
             logp_P = logp_PV.gather(1, ids_P[:, None])[:, 0]
             sizes = [rows[i].n_response for i in chosen]
             logp[chosen, 0] = torch.stack([part.sum() for part in logp_P.split(sizes)]).cpu()
-    return logp.view(len(prompts), len(labels))
+    logp_NC = logp.view(len(prompts), len(labels))
+    return logp_NC / torch.tensor([len(i) for i in ids]) if length_normalised else logp_NC
 
 
 def _generated_answers(lm: LanguageModel, task: Task, prompts: Sequence[Prompt]) -> list[Answer]:
     rows = _encode(lm, prompts)
-    answers = [Answer("", 0.0, len(row.ids), {}) for row in rows]
+    answers = [Answer("", 0.0, 0.0, len(row.ids), {}) for row in rows]
     for chosen in batches(rows, max_tokens=4096):
         generated = generate(lm, [rows[i] for i in chosen], task)
         written = [
@@ -278,7 +291,8 @@ def _generated_answers(lm: LanguageModel, task: Task, prompts: Sequence[Prompt])
             p_P = values["logits"].float().softmax(-1).gather(1, batch.response_ids[:, None])[:, 0]
             for k, p_R in zip(part, p_P.split([written[k].n_response for k in part]), strict=True):
                 i, ids = chosen[k], generated[k]
-                answers[i] = Answer(_text(lm, task, ids), p_R.mean().item(), len(rows[i].ids), {})
+                mean, joint = p_R.mean().item(), p_R.log().sum().exp().item()
+                answers[i] = Answer(_text(lm, task, ids), mean, joint, len(rows[i].ids), {})
     return answers
 
 
@@ -353,89 +367,3 @@ def _until_end(ids: list[int], stop: StopAt, eos_id: int | None) -> list[int]:
 
 def _encode(lm: LanguageModel, prompts: Iterable[Prompt]) -> list[Tokens]:
     return [lm.encoder.encode(prompt) for prompt in prompts]
-
-
-COMPARED: dict[str, tuple[Statistic, tuple[str, ...]]] = {
-    "accuracy": (mean, ("correct",)),
-    "ece": (ece, ("confidence", "correct")),
-    "nll": (mean, ("nll",)),
-    "brier": (mean, ("brier",)),
-}
-
-
-def _column(predictions: Sequence[Prediction], name: str) -> Array:
-    return np.array([getattr(p, name) for p in predictions], float)
-
-
-def _label_measures(predictions: Sequence[Prediction]) -> dict[str, tuple[Statistic, Columns]]:
-    labels = sorted({label for p in predictions for label in p.p_labels or {}})
-    index = {"": -1} | {label: c for c, label in enumerate(labels)}
-    p_NC = np.array([[(p.p_labels or {}).get(label, 0.0) for label in labels] for p in predictions])
-    gold_N, answer_N = (np.array([index[getattr(p, key)] for p in predictions]) for key in ("response", "answer"))
-    return {
-        "macro_f1": (macro_f1, [answer_N, gold_N]),
-        "classwise_ece": (classwise_ece, [p_NC, gold_N]),
-        "entropy": (mean, [entropy(p_NC)]),
-    }
-
-
-def summarise(predictions: Sequence[Prediction], groups: Sequence[int] | None = None) -> dict[str, Any]:
-    """The metrics of one variant, each with its bootstrap interval, its reliability bins over all rows, and its cost.
-
-    What needs label probabilities is there if every prediction has them, and else the rate of unparsable answers is.
-
-    Args:
-        predictions: of one variant.
-        groups: the cell (task and seed) that each belongs to, for a two-level bootstrap.
-    """
-    correct, confidence = _column(predictions, "correct"), _column(predictions, "confidence")
-    similarity_NL = np.array([p.similarity for p in predictions])
-    measures: dict[str, tuple[Statistic, Columns]] = {
-        "accuracy": (mean, [correct]),
-        "ece": (ece, [confidence, correct]),
-        "nll": (mean, [_column(predictions, "nll")]),
-        "brier": (mean, [_column(predictions, "brier")]),
-        "similarity": (mean, [similarity_NL.mean(1)]),
-        "greedy_accuracy": (mean, [_column(predictions, "greedy_correct")]),
-        "ece_mass": (ece_mass, [confidence, correct]),
-        "mce": (mce, [confidence, correct]),
-        "aurc": (aurc, [confidence, correct]),
-        "excess_aurc": (excess_aurc, [confidence, correct]),
-    }
-    if all(p.p_labels for p in predictions):
-        measures |= _label_measures(predictions)
-    else:
-        measures["unparsable_rate"] = (mean, [_column(predictions, "unparsable")])
-    if any(p.score != p.correct for p in predictions):
-        measures["score"] = (mean, [_column(predictions, "score")])
-    return {
-        **{name: asdict(interval) for name, interval in intervals(measures, groups).items()},
-        "reliability": reliability(confidence, correct),
-        "similarity_by_layer": similarity_NL.mean(0).tolist(),
-        "tokens_per_query": float(mean(_column(predictions, "n_tokens"))),
-        "seconds_per_query": float(mean(_column(predictions, "seconds"))),
-        "n": len(predictions),
-    }
-
-
-def difference(a: Sequence[Prediction], b: Sequence[Prediction], groups: Sequence[int] | None = None) -> dict[str, Any]:
-    """Metrics of variant `a` minus those of `b` on the same rows, each with its paired bootstrap interval and p-value.
-
-    The p-value of the accuracy is McNemar's, the others' a permutation test's over rows; with groups, each is a
-    permutation test's over groups, and speaks of further tasks and seeds.
-    """
-    if [p.query for p in a] != [p.query for p in b]:
-        raise ValueError("a paired difference needs the same rows in the same order")
-    compared: dict[str, tuple[Statistic, Columns, Columns]] = {
-        name: (statistic, [_column(a, key) for key in keys], [_column(b, key) for key in keys])
-        for name, (statistic, keys) in COMPARED.items()
-    }
-    found = intervals({name: paired(*columns) for name, columns in compared.items()}, groups)
-
-    def p_value(name: str) -> float:
-        statistic, columns_a, columns_b = compared[name]
-        if name == "accuracy" and groups is None:
-            return mcnemar(*columns_a, *columns_b)
-        return permutation_test(statistic, columns_a, columns_b, groups)
-
-    return {name: {**asdict(interval), "p_value": p_value(name)} for name, interval in found.items()}

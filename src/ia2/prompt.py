@@ -122,6 +122,11 @@ class Encoder:
         self.max_length = max_length
         self.chat = None if chat == "none" else find_chat(tokenizer, chat)
         marked, bare = tokenizer("a").input_ids, self._ids("a")
+        if not bare:
+            raise IA2Error(
+                f"the tokenizer, a {type(tokenizer).__name__}, has no token for the letter a; "
+                "expected the one that the model was trained with (transformers may have put its own in its place)"
+            )
         before: list[int] = next((marked[:i] for i in range(len(marked)) if marked[i:][: len(bare)] == bare), [])
         self.bos = [] if self.chat else before  # a chat template has its own
         self._adds_space = self._ids("\na")[len(self._ids("\n")) :] != bare

@@ -28,7 +28,7 @@ from ia2.config import RunConfig, make_config
 from ia2.contexts import Contexts, Similarity, tfidf
 from ia2.data import Example, hold_out
 from ia2.errors import IA2Error
-from ia2.evaluation import Answer, Variant, answer, difference, evaluate, summarise
+from ia2.evaluation import Answer, Variant, answer, evaluate
 from ia2.files import read_json, read_jsonl, write_json, write_jsonl, write_text, written_aside
 from ia2.lessons import SPLITS, Lessons
 from ia2.methods import Stage
@@ -36,6 +36,7 @@ from ia2.models import LanguageModel, load_model
 from ia2.progress import say
 from ia2.prompt import build_prompt
 from ia2.results import write_results
+from ia2.summary import difference, summarise
 from ia2.task import Task, infer_labels
 from ia2.training import train_best
 
@@ -147,7 +148,7 @@ class Run:
         given = self.config.labels
         inferred = infer_labels([*self.data.train, *self.data.dev]) if given == "auto" else None
         labels = given if isinstance(given, tuple) else inferred
-        names = ("separator", "max_new_tokens", "parser", "metric")
+        names = ("separator", "max_new_tokens", "parser", "metric", "length_normalised")
         return Task(labels, **{name: getattr(self.config, name) for name in names})
 
     def contexts(self, lm: LanguageModel, similarity: Similarity = tfidf) -> Contexts:

@@ -19,12 +19,12 @@ from ia2.comparison import UNLABELLED, Cell
 from ia2.config import RunConfig, make_config
 from ia2.data import Example, n_dev
 from ia2.errors import IA2Error, choose
-from ia2.evaluation import summarise
 from ia2.files import read_json, write_json
 from ia2.models import LanguageModel
 from ia2.progress import say, step
 from ia2.results import write_table
 from ia2.run import Data, Run
+from ia2.summary import summarise
 from ia2.tasks import load_task
 
 METRICS = ("accuracy", "ece", "nll", "brier", "similarity", "macro_f1")

@@ -22,6 +22,7 @@ class Task:
         max_new_tokens: the longest generated response, in tokens.
         parser: where a generated answer stands: behind `####` (`hash`), in `\boxed{}` (`boxed`), the whole `text`;
             `auto`: as each text marks it.
+        length_normalised: whether a label's log-probability is divided by its number of tokens.
         metric: how a generated answer is scored: `exact_match` of what the parser reads, or `rouge` (ROUGE-L).
     """
 
@@ -30,6 +31,7 @@ class Task:
     max_new_tokens: int = 200
     parser: Parser = "auto"
     metric: Metric = "exact_match"
+    length_normalised: bool = False
 
     def completion(self, response: str) -> str:
         """The text that a model is trained to write: a generated response must also learn to stop."""

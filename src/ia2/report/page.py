@@ -140,7 +140,9 @@ def _cost(name: str, method: dict[str, Any], icl: dict[str, Any]) -> str:
     ratio = icl["tokens_per_query"] / method["tokens_per_query"]
     fewer = f": {ratio:.1f} times fewer tokens" if ratio >= 1.05 else ""
     once = f", after {WHOLE.number(method['training_seconds'])} s of training" if "training_seconds" in method else ""
-    return f"A query to <b>{_name(name)}</b> takes {own}{once}; with <b>ICL</b> {other}{fewer}."
+    queries = method.get("break_even_queries")
+    pays = f" The training is paid for after {queries:,} queries." if queries is not None else ""
+    return f"A query to <b>{_name(name)}</b> takes {own}{once}; with <b>ICL</b> {other}{fewer}.{pays}"
 
 
 # --- The tables
