@@ -89,6 +89,16 @@ def test_a_text_without_a_system_role_begins_the_first_message() -> None:
     )
 
 
+def test_a_template_that_drops_outer_spaces_is_followed() -> None:
+    tokenizer = build(TEMPLATES["chatml"].replace("m.content", "(m.content | trim)"))
+    encoder = Encoder(tokenizer, 10**6, "turns")
+    prompt = build_prompt(LABELS, (), f" {ROW.query} ", " 1")
+    text = "".join(piece for part in encoder.pieces(prompt) for piece in part)
+    assert text == f"<|im_start|>user\n{ROW.query}<|im_end|>\n<|im_start|>assistant\n1"
+    turns = [{"role": "user", "content": prompt.query}]
+    assert text == tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True) + "1"
+
+
 @pytest.mark.parametrize(
     ("template", "message"),
     [

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 from conftest import example_rows
 
+from ia2.adapters import ADAPTERS
 from ia2.cli import main
+from ia2.methods import METHODS
+from ia2.world import TASKS
 
 
 @pytest.fixture
@@ -153,3 +156,36 @@ def test_help_and_import_are_light() -> None:
     assert subprocess.run([sys.executable, "-c", probe], check=False).returncode == 0
     help_text = subprocess.run([sys.executable, "-m", "ia2", "--help"], capture_output=True, text=True, check=True)
     assert all(name in help_text.stdout for name in ("demo", "train", "evaluate", "predict"))
+
+
+def test_lists(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for command, names in (("methods", METHODS), ("adapters", ADAPTERS), ("tasks", TASKS)):
+        code, out, _ = run_cli(monkeypatch, capsys, command)
+        assert code == 0
+        assert all(name in out for name in names)
+
+
+def test_compare_wants_files_or_a_task(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], files: dict[str, str]
+) -> None:
+    options = ["--model", "tiny", "--output", files["out"]]
+    for more in (
+        [],
+        ["--train", files["train"]],
+        ["--task", "mood", "--train", files["train"], "--test", files["train"]],
+    ):
+        code, _, err = run_cli(monkeypatch, capsys, "compare", *options, *more)
+        assert (code, err.strip()) == (2, "ia2: expected either --train and --test, or --task")
+    code, _, err = run_cli(monkeypatch, capsys, "compare", *options, "--task", "moood")
+    assert (code, err.strip()) == (2, "ia2: unknown task 'moood': did you mean 'mood'?")
+
+
+def test_doctor_says_what_is_impossible_with_exit_code_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], files: dict[str, str], model_folder: str
+) -> None:
+    code, out, _ = run_cli(monkeypatch, capsys, "doctor", "--model", model_folder, "--train", files["long"])
+    assert code == 2
+    assert "exceeds the model's window of 512" in out
+    code, out, _ = run_cli(monkeypatch, capsys, "doctor", "--model", model_folder, "--train", files["train"])
+    assert code == 0
+    assert "ready to train" in out

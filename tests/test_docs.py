@@ -35,7 +35,8 @@ HUB_ID = "Qwen/Qwen3-0.6B-Base"
 @pytest.fixture
 def workplace(tmp_path: Path) -> Path:
     """A folder with the examples, and a small random Qwen3 where the README has one from the hub."""
-    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    for folder in ("examples", "recipes"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
     random_model("qwen3").save_pretrained(tmp_path / HUB_ID)
     build_tokenizer().save_pretrained(tmp_path / HUB_ID)
     return tmp_path

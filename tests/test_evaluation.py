@@ -75,10 +75,7 @@ def says(lm: LanguageModel, query: str, answer: str) -> None:
         lm.base.lm_head.weight[after] += 10 * embedding / embedding.norm()
 
 
-@pytest.mark.parametrize(
-    "said",
-    ["1", pytest.param("10", marks=pytest.mark.xfail(strict=True, reason="P(1) has P(10) in it: no end is scored"))],
-)
+@pytest.mark.parametrize("said", ["1", "10"])
 def test_a_label_that_begins_another_is_not_preferred(lm: LanguageModel, said: str) -> None:
     says(lm, "Text:soup\nLabel:", said)
     scores = label_logps(lm, ("1", "10"), [build_prompt(LABELS, (), "Text:soup\nLabel:")])[0]

@@ -61,3 +61,8 @@ def test_labels_are_inferred_from_few_distinct_responses() -> None:
     assert infer_labels(example_rows(8)) == ("0", "1")
     assert infer_labels(example_rows(3)) is None
     assert infer_labels([Example("q", str(i % 21)) for i in range(84)]) is None
+
+
+def test_where_one_label_begins_another_its_end_is_learnt_too() -> None:
+    assert Task(("1", "10")).completion("1") == "1\n\n"
+    assert Task(("1", "20")).completion("1") == "1"

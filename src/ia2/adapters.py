@@ -236,6 +236,10 @@ def _fresh(lm: LanguageModel, name: str, options: dict[str, Any], context: Promp
     try:
         with _peft_warnings_ignored():
             model: PeftModel = get_peft_model(lm.base, config)
+        if config.is_prompt_learning:
+            ids = torch.zeros((2, 2), dtype=torch.long, device=lm.device)
+            with torch.no_grad():  # some models cannot compute behind virtual tokens
+                model(input_ids=ids, attention_mask=torch.ones_like(ids))
     except (ValueError, TypeError, NotImplementedError, AttributeError, RuntimeError) as error:
         raise IA2Error(
             f"{type(lm.base).__name__} cannot take the adapter '{name}' ({' '.join(str(error).split())[:200]}); "

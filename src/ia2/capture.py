@@ -80,7 +80,7 @@ def read(
             output = output.unflatten(0, (B, -1))
         if output.ndim != 3 or output.shape[0] != B or output.shape[1] < T:
             raise IA2Error(f"{site} has the shape {tuple(output.shape)}; expected ({B}, at least {T}, features)")
-        parts[site].append(output if later else at_positions(output))
+        parts[site].append(output.clone() if later else at_positions(output))  # Falcon adds to it in place
         n_missing -= 1
         if not n_missing and ends_early:
             raise _Enough

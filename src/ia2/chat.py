@@ -24,6 +24,7 @@ class ChatFormat:
         to_answer: between a question and its answer; where generation begins.
         between: between an answer and the next question.
         end: behind an answer: what ends the turn.
+        trims: whether outer spaces of a question or an answer are dropped.
         system: what stands around a system text, up to the first question; None where the template has no such role.
     """
 
@@ -32,6 +33,7 @@ class ChatFormat:
     to_answer: str
     between: str
     end: str
+    trims: bool
     system: tuple[str, str] | None
 
     def opening(self, text: str) -> tuple[str, ...]:
@@ -64,7 +66,8 @@ def find_chat(tokenizer: PreTrainedTokenizerBase, style: Chat) -> ChatFormat:
             "the chat template renders earlier turns unlike the last one, so that demos cannot be turns exactly; "
             "use --chat none"
         )
-    return ChatFormat(style, start, to_answer, between, end, _system(rendered, q))
+    trims = f" {QUESTION} " not in rendered(("user", f" {QUESTION} "))
+    return ChatFormat(style, start, to_answer, between, end, trims, _system(rendered, q))
 
 
 def _system(rendered: Callable[..., str], question: tuple[str, str]) -> tuple[str, str] | None:

@@ -200,7 +200,7 @@ def doctor(
     for line in lines(report):
         typer.echo(line)
     if report.errors:
-        raise typer.Exit(2)
+        raise SystemExit(2)
 
 
 def _checked(

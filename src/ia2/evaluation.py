@@ -258,14 +258,17 @@ def label_logps(
 ) -> Tensor:
     """Log-probability of each label's tokens behind each prompt, float32 (N, C). One forward if all are one token.
 
-    Summed over a label's tokens, or, if `length_normalised`, their mean.
+    Summed over a label's tokens, or, if `length_normalised`, their mean. Where the tokens of one label begin those of
+    another, the separator behind each is scored too: "1" would hold all the probability of "10".
     """
     ids = [lm.encoder.piece(label) for label in labels]
     if len({tuple(i) for i in ids}) < len(ids) or not all(ids):
         raise IA2Error(f"the labels {', '.join(map(repr, labels))} are not told apart by this model's tokenizer")
+    nested = any(a is not b and b[: len(a)] == a for a in ids for b in ids)
     single = all(len(i) == 1 for i in ids)
     scored = [labels[0]] if single else labels
-    rows = _encode(lm, [replace(p, response=label) for p in prompts for label in scored])
+    texts = [(p, label + p.separator if nested else label) for p in prompts for label in scored]
+    rows = _encode(lm, [replace(p, response=text) for p, text in texts])
     logp = torch.empty(len(rows), len(labels) if single else 1)
     for chosen, batch, values in passes(lm, rows, {"logits"}):
         logp_PV, ids_P = values["logits"].float().log_softmax(-1), batch.response_ids
@@ -276,7 +279,7 @@ def label_logps(
             sizes = [rows[i].n_response for i in chosen]
             logp[chosen, 0] = torch.stack([part.sum() for part in logp_P.split(sizes)]).cpu()
     logp_NC = logp.view(len(prompts), len(labels))
-    return logp_NC / torch.tensor([len(i) for i in ids]) if length_normalised else logp_NC
+    return logp_NC / torch.tensor([len(i) + nested for i in ids]) if length_normalised else logp_NC
 
 
 def _generated_answers(lm: LanguageModel, task: Task, prompts: Sequence[Prompt]) -> list[Answer]:

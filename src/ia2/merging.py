@@ -41,6 +41,8 @@ def merge(lm: LanguageModel, adapter: Path, output: Path, prompts: Sequence[Prom
     """
     if output.exists():
         raise IA2Error(f"{output} exists; choose another output folder")
+    if getattr(lm.base, "is_quantized", False):
+        raise IA2Error("the base is quantised, and what is merged into it would be rounded; merge into the whole model")
     lm.base.float()
     rows = [lm.encoder.encode(prompt) for prompt in prompts]
     with loaded_adapters(lm, {"adapter": adapter}), using(lm, "adapter"):

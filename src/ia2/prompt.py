@@ -139,14 +139,15 @@ class Encoder:
         chat, response = self.chat, prompt.response
         if chat is None:
             return prompt.context, (prompt.query,), (response,)
-        ended: tuple[str, ...] = (response,)
-        if response.endswith(prompt.separator):  # a response that says where it ends does so as a turn does
-            ended = (response.removesuffix(prompt.separator), chat.end)
+        trim = str.strip if chat.trims else str
+        ends = response.endswith(prompt.separator)  # a response that says where it ends does so as a turn does
+        ended = (trim(response.removesuffix(prompt.separator)), chat.end) if ends else (trim(response),)
         if chat.style == "message":
             shown = replace(prompt, text="").context
         else:
-            shown = tuple(piece for q, a in prompt.demos for piece in (q, chat.to_answer, a, chat.between))
-        return (*chat.opening(prompt.text), *shown), (prompt.query, chat.to_answer), ended
+            turns = ((trim(q), chat.to_answer, trim(a), chat.between) for q, a in prompt.demos)
+            shown = tuple(piece for turn in turns for piece in turn)
+        return (*chat.opening(prompt.text), *shown), (trim(prompt.query), chat.to_answer), ended
 
     @property
     def stop(self) -> str | None:

@@ -34,8 +34,13 @@ class Task:
     length_normalised: bool = False
 
     def completion(self, response: str) -> str:
-        """The text that a model is trained to write: a generated response must also learn to stop."""
-        return response if self.labels else response + self.separator
+        """The text that a model is trained to write: it must also learn to stop, unless it chooses among labels.
+
+        Where one label begins another, its end too is part of what it says.
+        """
+        labels = self.labels or ()
+        nested = any(a != b and b.startswith(a) for a in labels for b in labels)
+        return response if labels and not nested else response + self.separator
 
     def parse(self, answer: str) -> str | None:
         """What the answer says: the label, or what the parser reads; None if there is none."""
