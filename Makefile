@@ -1,10 +1,10 @@
-# make demo | test | check | setup | clean       PYTHON=python3.12 make test chooses another Python
+# make demo | test | check | bench | setup | clean       PYTHON=python3.12 make test chooses another Python
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test check clean
+.PHONY: setup demo test check bench clean
 
 setup: $(READY)
 
@@ -18,6 +18,9 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+bench: setup
+	$(BIN)/python -m benchmarks
 
 clean:
 	rm -rf $(VENV) demo runs

@@ -1,0 +1,1 @@
+"""Speed and memory beside references in the same process; see docs/performance.md."""
