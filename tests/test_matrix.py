@@ -14,7 +14,7 @@ from ia2.targets import collect
 from ia2.training import Rows, TrainingSettings, train_stage
 from ia2.world.tokenizer import build_tokenizer
 
-ADAPTERS = {"dora": 1e-2, "ia3": 1e-1, "ln-tuning": 1e-2, "prompt-tuning": 1e-1, "prefix-tuning": 1e-1, "full": 1e-3}
+ADAPTERS = {"ia3": 1e-1, "ln-tuning": 1e-2, "prompt-tuning": 1e-1, "prefix-tuning": 1e-1}  # LoRA: tests/test_models.py
 REFUSED = {("falcon", "prefix-tuning"), ("jamba", "prefix-tuning"), ("qwen3_next", "prefix-tuning")}
 
 
@@ -34,7 +34,7 @@ def test_alignment(architecture: str, name: str) -> None:
         with pytest.raises(IA2Error, match=f"cannot take the adapter '{name}'"), new_adapter(lm, name):
             pass
         return
-    settings = TrainingSettings(ADAPTERS[name], num_train_epochs=6, eval_steps=1, early_stopping_patience=20)
+    settings = TrainingSettings(ADAPTERS[name], num_train_epochs=3, eval_steps=1, early_stopping_patience=20)
     with new_adapter(lm, name):
         result = train_stage(lm, methods()["ia2"].stages[0], made, made, settings)
     assert result.value is not None
