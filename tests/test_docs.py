@@ -10,10 +10,14 @@ from pathlib import Path
 import pytest
 from conftest import random_model
 
-from ia2.adapters import ADAPTERS
+from ia2.adapters import ADAPTERS, n_trainable
 from ia2.capture import SITES
+from ia2.config import make_config
+from ia2.data import read_examples
 from ia2.losses import ALIGNMENT_LOSSES, SOFT_LOSSES
 from ia2.methods import methods
+from ia2.models import load_model
+from ia2.run import Data, Run
 from ia2.world.tokenizer import build_tokenizer
 
 ROOT = Path(__file__).parent.parent
@@ -73,23 +77,32 @@ def test_python(block: str, workplace: Path) -> None:
     run([sys.executable, "-c", block], workplace)
 
 
-EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("*.py"))
+def table(first: str) -> list[list[str]]:
+    """The cells, row by row, of the table on the methods page whose first column has this head."""
+    lines = METHODS_PAGE[METHODS_PAGE.index(f"\n| {first} |") + 1 :].split("\n\n")[0].splitlines()[2:]
+    return [line.strip("| ").split(" | ") for line in lines]
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
-def test_examples(name: str, workplace: Path) -> None:
-    run([sys.executable, f"examples/{name}"], workplace)
+def test_the_table_of_methods_is_that_of_the_code() -> None:
+    assert [row[:3] for row in table("method")] == [[f"`{name}`", m.what, m.equation] for name, m in methods().items()]
 
 
-def test_the_tables_of_methods_and_adapters_are_those_of_the_code() -> None:
-    for name, method in methods().items():
-        assert f"| `{name}` | {method.what} | {method.equation} |" in METHODS_PAGE
+def test_the_table_of_adapters_is_that_of_the_code(tmp_path: Path) -> None:
+    lm, rows, expected = load_model("tiny"), read_examples(ROOT / "examples" / "mood" / "train.jsonl"), []
     for name, adapter in ADAPTERS.items():
+        config = make_config({"model": "tiny", "adapter": name})
+        run = Run.create(tmp_path / name, config, Data.split(rows, config.seed))
+        with run.new_adapter(lm, run.contexts(lm)) as model:
+            size = f"{n_trainable(model):,}"
         rates = ", ".join(f"{rate:g}" for rate in adapter.learning_rate)
-        row = next(line for line in METHODS_PAGE.splitlines() if line.startswith(f"| `{name}` | {adapter.what} |"))
-        assert row.endswith(f" {rates} |")
-        assert f"| {adapter.peft_type or '—'} |" in row
-    for name in (*SITES, *ALIGNMENT_LOSSES, *SOFT_LOSSES):
+        expected.append([f"`{name}`", adapter.what, adapter.peft_type or "—", size, rates])
+    assert table("adapter") == expected
+
+
+def test_the_tables_of_sites_and_losses_name_all_there_are() -> None:
+    assert [row[0] for row in table("site")] == [f"`{site}`" for site in SITES]
+    assert [row[0] for row in table("loss")] == [f"`{loss}`" for loss in ALIGNMENT_LOSSES]
+    for name in SOFT_LOSSES:
         assert f"`{name}`" in METHODS_PAGE
 
 
