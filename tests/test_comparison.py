@@ -117,6 +117,16 @@ def test_what_is_done_is_not_done_again(
     assert again["methods"] == metrics["methods"]
 
 
+def test_other_methods_are_not_answered_with_old_results(tmp_path: Path, lm: LanguageModel) -> None:
+    few = replace(cell(tmp_path), tests={"test": ROWS[8:10]}, recalibrated=False)
+    few.results(lm, ("sft",))
+    found, seconds = few.results(lm, ("ia2",))
+    assert list(dict.fromkeys(p.variant for p in found["test"])) == ["zero-shot", "icl", "ia2"]
+    assert list(seconds) == ["ia2"]
+    other, _ = replace(few, tests={"test": ROWS[10:13]}).results(lm, ("ia2",))
+    assert [p.query for p in other["test"][:3]] == [row.query for row in ROWS[10:13]]
+
+
 def test_queries_that_say_nothing_keep_the_form() -> None:
     assert content_free(ROWS[:6]) == [f"Text:{filler}\nLabel:" for filler in ("N/A", "", "[MASK]")]
     assert content_free([Example("ab", "0"), Example("cd", "1")]) == ["N/A", "[MASK]"]

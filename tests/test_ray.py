@@ -1,10 +1,12 @@
 """The same grid on a Ray cluster of two nodes, one of which is killed in the middle: the same table."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import ia2.sweep
 from ia2.sweep import Grid, Point, sweep
 
 ray = pytest.importorskip("ray", reason="Ray is not installed")
@@ -31,19 +33,13 @@ def test_a_cluster_that_loses_a_node_gives_the_same_table(tmp_path: Path, monkey
     second = cluster.add_node(num_cpus=1)
     ray.init(address=cluster.address, log_to_driver=False)
     done: list[Point] = []
+    run_on_ray = ia2.sweep._run_on_ray
 
-    def count(self: Any, point: Point) -> None:
-        done.append(point)
-        if len(done) == 1:
-            cluster.remove_node(second, allow_graceful=False)
-
-    import ia2.sweep
-
-    whole = ia2.sweep._run_on_ray
-
-    def losing(grid: Grid, points: list[Point], folder: Path) -> Any:
-        for point in whole(grid, points, folder):
-            count(None, point)
+    def losing(grid: Grid, points: list[Point], folder: Path) -> Iterator[Point]:
+        for point in run_on_ray(grid, points, folder):
+            done.append(point)
+            if len(done) == 1:
+                cluster.remove_node(second, allow_graceful=False)
             yield point
 
     monkeypatch.setattr(ia2.sweep, "_run_on_ray", losing)

@@ -7,7 +7,7 @@ from scipy.special import log_softmax
 
 from ia2.errors import IA2Error
 from ia2.metrics import ece, nll
-from ia2.recalibration import TEMPERATURES, contextual, fit_temperature, scale, scale_left_out
+from ia2.recalibration import TEMPERATURES, contextual, fit_temperature, scale
 from ia2.statistics import Array
 
 
@@ -52,20 +52,6 @@ def test_rows_that_are_all_right_or_all_wrong_give_a_finite_temperature(gold: li
 def test_no_development_rows_is_an_error() -> None:
     with pytest.raises(IA2Error, match="no development rows"):
         fit_temperature(np.zeros((0, 2)), np.zeros(0, int))
-    with pytest.raises(IA2Error, match="no development rows"):
-        scale_left_out(np.zeros((1, 2)), np.array([0]))
-
-
-def test_a_row_has_no_part_in_its_own_temperature() -> None:
-    logp, gold = draw(9, 2.0)
-    found = scale_left_out(logp, gold)
-    for i in range(9):
-        others = [j for j in range(9) if j != i]
-        assert found[i] == pytest.approx(scale(logp[i], fit_temperature(logp[others], gold[others])))
-    flipped = gold.copy()
-    flipped[0] = (gold[0] + 1) % 3
-    assert scale_left_out(logp, flipped)[0] == pytest.approx(found[0])
-    assert np.isfinite(scale_left_out(logp[:2], gold[:2])).all()
 
 
 def test_contextual_calibration_equals_a_naive_one() -> None:

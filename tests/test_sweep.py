@@ -55,6 +55,21 @@ def test_finished_cells_never_run_again_and_missing_ones_do(
     assert [point.seed for point in ran] == [2]
 
 
+def test_what_is_asked_anew_is_not_answered_with_old_results(tmp_path: Path) -> None:
+    grid = {**GRID, "seeds": [0]}
+    sweep(Grid(**grid), tmp_path)
+    trained = (tmp_path / "cells" / "tiny_mood_n4_seed0_lora" / "sft" / "adapters" / "sft" / "training.json").stat()
+    more = sweep(Grid(**{**grid, "methods": ["sft", "ia2"], "n_test": 9}), tmp_path)
+    assert {"sft", "ia2"} <= {row["method"] for row in more}
+    assert {row["n_test"] for row in more} == {9}
+    again = (tmp_path / "cells" / "tiny_mood_n4_seed0_lora" / "sft" / "adapters" / "sft" / "training.json").stat()
+    assert again.st_mtime_ns == trained.st_mtime_ns  # the adapter that was there is used
+    with pytest.raises(IA2Error, match="no cell of 1 succeeded"):
+        sweep(Grid(**{**grid, "options": {**FAST, "loss": "mse"}}), tmp_path)
+    (failed,) = tmp_path.rglob("failed.json")
+    assert "now 'mse': choose another output folder" in failed.read_text()
+
+
 def test_a_cell_that_fails_says_why_and_the_others_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -240,7 +240,9 @@ def _fresh(lm: LanguageModel, name: str, options: dict[str, Any], context: Promp
             ids = torch.zeros((2, 2), dtype=torch.long, device=lm.device)
             with torch.no_grad():  # some models cannot compute behind virtual tokens
                 model(input_ids=ids, attention_mask=torch.ones_like(ids))
-    except (ValueError, TypeError, NotImplementedError, AttributeError, RuntimeError) as error:
+    except torch.OutOfMemoryError:
+        raise
+    except (ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise IA2Error(
             f"{type(lm.base).__name__} cannot take the adapter '{name}' ({' '.join(str(error).split())[:200]}); "
             f"choose another, such as lora, or give it other targets with adapter_options"

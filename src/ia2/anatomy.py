@@ -57,11 +57,6 @@ class Anatomy:
         return tuple(found[0] for found in self.feed_forward)
 
     @property
-    def n_heads(self) -> int:
-        """Number of query heads in each attention layer."""
-        return int(self.base.config.get_text_config().num_attention_heads)
-
-    @property
     def default_targets(self) -> list[str]:
         """What adapters change by default: all attention projections but the value one (paper: query, key, output).
 

@@ -1,5 +1,7 @@
 """Methods on the same samples: cells, each one draw of rows, and what they say together."""
 
+import hashlib
+import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -76,16 +78,31 @@ class Cell:
     def results(
         self, lm: LanguageModel, methods: Sequence[str]
     ) -> tuple[dict[str, list[Prediction]], dict[str, float]]:
-        """Predictions by test, and training seconds by method; done once and kept."""
-        path, costs = self.folder / "predictions.jsonl", self.folder / "training.json"
-        if not path.is_file():
+        """Predictions by test, and training seconds by method; done once for what is asked, and kept.
+
+        Asked for other methods or tests, adapters that are there are not trained again.
+
+        Raises:
+            IA2Error: the folder holds adapters that were trained with other options or on other rows.
+        """
+        path, record = self.folder / "predictions.jsonl", self.folder / "cell.json"
+        asked = self._asked(methods)
+        if not record.is_file() or read_json(record)["asked"] != asked:
             adapters, seconds = self.train(lm, methods)
-            write_json(costs, seconds)
             write_jsonl(path, ({"test": test, **asdict(p)} for test, p in self._evaluated(lm, adapters)))
+            write_json(record, {"asked": asked, "training_seconds": seconds})
         found: dict[str, list[Prediction]] = {test: [] for test in self.tests}
         for row in read_jsonl(path):
             found[row.pop("test")].append(Prediction(**row))
-        return found, read_json(costs)
+        return found, read_json(record)["training_seconds"]
+
+    def _asked(self, methods: Sequence[str]) -> str:
+        """A hash of all that decides the results."""
+        rows = [[asdict(e) for e in of] for of in (self.data.train, self.data.dev, self.data.unlabelled)]
+        tests = {test: [asdict(e) for e in of] for test, of in self.tests.items()}
+        config = make_config({**self.options, "seed": self.seed}).model_dump(mode="json")
+        what = [config, list(methods), rows, tests, self.recalibrated]
+        return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 
     def _evaluated(self, lm: LanguageModel, adapters: dict[str, Path]) -> list[tuple[str, Prediction]]:
         run = Run(self.folder, make_config({**self.options, "seed": self.seed}), self.data)

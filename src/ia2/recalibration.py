@@ -44,14 +44,6 @@ def fit_temperature(logp_NC: Array, gold_N: Ints) -> float:
     return float(np.exp(high))
 
 
-def scale_left_out(logp_NC: Array, gold_N: Ints) -> Array:
-    """Each row at the temperature fitted on all the others: for rows too few to be split into fitted and measured."""
-    others = ~np.eye(len(gold_N), dtype=bool)
-    return np.stack(
-        [scale(row, fit_temperature(logp_NC[o], gold_N[o])) for row, o in zip(logp_NC, others, strict=True)]
-    )
-
-
 def contextual(logp_NC: Array, logp_free_MC: Array) -> Array:
     """Contextual calibration: log-probabilities divided by what the model says when there is nothing to say.
 

@@ -1,7 +1,8 @@
 """A grid of cells: each runs once, wherever there is a worker; what came of them is one tidy table.
 
 A cell is a model, a task, a number of examples, a seed and an adapter; every method runs on its samples. It is done if
-and only if its `rows.json` is there, so that the same command again runs what is missing.
+and only if its `rows.json` is there and of the same methods and options, so that the same command again runs what is
+missing.
 """
 
 import re
@@ -56,6 +57,11 @@ class Grid(BaseModel):
     ood: bool = False
     preset: str = "default"
     options: dict[str, Any] = {}
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What decides the results of a cell, beside which cell it is."""
+        return self.model_dump(mode="json", exclude={"models", "tasks", "n", "seeds", "adapters"})
 
     def points(self) -> list["Point"]:
         """All cells, those of a model together, so that a worker loads it once."""
@@ -139,7 +145,7 @@ def cell_of(grid: Grid, point: Point, folder: Path) -> Cell:
 def run_point(grid: Grid, point: Point, folder: Path) -> None:
     """Run one cell, unless it is done, and leave its `rows.json`; or its `failed.json`, with the reason."""
     place = folder / "cells" / point.folder
-    if (place / "rows.json").is_file():
+    if _is_done(grid, point, folder):
         return
     failed = place / "failed.json"
     try:
@@ -157,7 +163,7 @@ def run_point(grid: Grid, point: Point, folder: Path) -> None:
             costs = {name: found[name] for name in ("tokens_per_query", "seconds_per_query")}
             costs |= {"training_seconds": seconds.get(method), "n_test": found["n"]}
             rows.append({**vars(point), "method": method, "test": test, **values, **costs})
-    write_json(place / "rows.json", rows)
+    write_json(place / "rows.json", {"asked": grid.asked, "rows": rows})
     failed.unlink(missing_ok=True)
 
 
@@ -182,23 +188,28 @@ def sweep(grid: Grid, folder: Path, engine: str = "local") -> list[dict[str, Any
     engines = {"local": _run_local, "ray": _run_on_ray}
     run = engines[choose("engine", engine, engines)]
     points = grid.points()
-    todo = [point for point in points if not (folder / "cells" / point.folder / "rows.json").is_file()]
+    todo = [point for point in points if not _is_done(grid, point, folder)]
     if len(todo) < len(points):
         say(f"{len(points) - len(todo)} of {len(points)} cells are done already")
     with step("sweep", len(todo)) as advance:
         for point in run(grid, todo, folder):
             advance(1, point.folder)
-    rows = [row for point in points for row in _rows_of(point, folder)]
+    rows = [row for point in points for row in _rows_of(grid, point, folder)]
     if not rows:
         raise IA2Error(f"no cell of {len(points)} succeeded; see failed.json in the folders of {folder / 'cells'}")
     write_table(folder, rows)
     return rows
 
 
-def _rows_of(point: Point, folder: Path) -> list[dict[str, Any]]:
+def _is_done(grid: Grid, point: Point, folder: Path) -> bool:
+    path = folder / "cells" / point.folder / "rows.json"
+    return path.is_file() and read_json(path)["asked"] == grid.asked
+
+
+def _rows_of(grid: Grid, point: Point, folder: Path) -> list[dict[str, Any]]:
     place = folder / "cells" / point.folder
-    if (place / "rows.json").is_file():
-        return list(read_json(place / "rows.json"))
+    if _is_done(grid, point, folder):
+        return list(read_json(place / "rows.json")["rows"])
     say(f"failed: {point.folder}: {read_json(place / 'failed.json')['reason']}")
     return []
 
