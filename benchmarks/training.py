@@ -14,14 +14,16 @@ from trl import SFTConfig, SFTTrainer
 from benchmarks.harness import Row, beside
 from benchmarks.subject import examples, load, prompts, task
 from ia2.adapters import new_adapter
+from ia2.bank import restore, trainable_copy
 from ia2.config import make_config
 from ia2.contexts import Contexts
+from ia2.jobs import Rows, TrainingSettings
 from ia2.methods import Stage, methods
 from ia2.models import LanguageModel
 from ia2.prompt import build_prompt
 from ia2.run import Data, Run
 from ia2.targets import Targets, collect
-from ia2.training import Rows, TrainingSettings, restore, train_stage, trainable_copy
+from ia2.training import train_stage
 
 N, BATCH, RATE = 16, 4, 1e-3
 Weights = dict[str, torch.Tensor]
@@ -122,7 +124,7 @@ def _trl(lm: LanguageModel, rows: list[Any], epochs: int) -> list[float]:
             save_strategy="no",
             report_to="none",
             disable_tqdm=True,
-            logging_steps=2,
+            logging_steps=1,
             dataloader_pin_memory=False,
             optim="adamw_torch",
             seed=0,
@@ -135,7 +137,7 @@ def _trl(lm: LanguageModel, rows: list[Any], epochs: int) -> list[float]:
 
 
 def losses(log: list[dict[str, float]]) -> list[float]:
-    """Training losses along a run, a mean of two steps each."""
+    """Training losses along a run, step by step."""
     return [entry["loss"] for entry in log if "loss" in entry]
 
 

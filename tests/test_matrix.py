@@ -7,11 +7,12 @@ from conftest import ARCHITECTURES, LABELS, example_rows, random_model, teacher_
 from ia2.adapters import new_adapter
 from ia2.capture import Selection, read
 from ia2.errors import IA2Error
+from ia2.jobs import Rows, TrainingSettings
 from ia2.methods import methods
 from ia2.models import wrap_model
 from ia2.prompt import build_prompt
 from ia2.targets import collect
-from ia2.training import Rows, TrainingSettings, train_stage
+from ia2.training import train_stage
 from ia2.world.tokenizer import build_tokenizer
 
 ADAPTERS = {"ia3": 1e-1, "ln-tuning": 1e-2, "prompt-tuning": 1e-1, "prefix-tuning": 1e-1}  # LoRA: tests/test_models.py

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import pandas as pd
@@ -137,3 +138,35 @@ RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
 @pytest.mark.parametrize("path", RECIPES, ids=[path.stem for path in RECIPES])
 def test_recipes_are_grids(path: Path) -> None:
     assert read_grid(path).points()
+
+
+def adapter_bytes(folder: Path) -> dict[str, bytes]:
+    found = folder.glob("cells/*/*/adapters/*/adapter_model.safetensors")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+
+
+def test_what_is_lost_is_trained_again_to_the_same_bytes(tmp_path: Path) -> None:
+    grid = Grid(**{**GRID, "tasks": ["mood", "season"], "methods": ["ia2-sft"]})
+    sweep(grid, tmp_path)
+    before = adapter_bytes(tmp_path)
+    assert len(before) == 2 * 2 * 2
+    cell = tmp_path / "cells" / "tiny_season_n4_seed1_lora"
+    records = [json.loads(path.read_text()) for path in tmp_path.glob("cells/*/*/adapters/*/training.json")]
+    assert {record["n_jobs"] for record in records} == {4}  # they shared their passes
+    rmtree(cell / "ia2-sft" / "adapters" / "ia2-sft")
+    (cell / "rows.json").unlink()
+    (cell / "cell.json").unlink()
+    sweep(grid, tmp_path)
+    assert adapter_bytes(tmp_path) == before
+
+
+def test_cells_that_share_passes_give_what_they_give_alone(tmp_path: Path) -> None:
+    grid = {**GRID, "methods": ["ia2-sft"], "options": {"num_train_epochs": 4, "learning_rate": [1e-3, 3e-3]}}
+    together = sweep(Grid(**grid), tmp_path / "together")
+    grid["options"] = {**grid["options"], "side_by_side": False}
+    alone = sweep(Grid(**grid), tmp_path / "alone")
+    for one, other in zip(together, alone, strict=True):
+        for metric in ("nll", "brier", "similarity"):
+            assert one[metric] == pytest.approx(other[metric], abs=1e-3)
+    values = {row["nll"] for row in alone if row["method"] == "ia2-sft"}
+    assert max(values) - min(values) > 1e-2  # or the test could not tell the two cells apart

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from ia2.models import LanguageModel
 from ia2.progress import say, step
 from ia2.recalibration import CONTENT_FREE, contextual, fit_temperature, scale
 from ia2.results import write_results
-from ia2.run import Data, Run
+from ia2.run import Data, Run, train_runs
 from ia2.statistics import holm
 from ia2.summary import difference, summarise
 
@@ -63,15 +63,16 @@ class Cell:
         """The run that trains a method."""
         data = self.data if method.endswith(UNLABELLED) else replace(self.data, unlabelled=())
         values = {**self.options, "method": method.removesuffix(UNLABELLED), "seed": self.seed}
-        return Run.create(self.folder / method, make_config(values), data)
+        return Run.create(self.folder / method, make_config(values), data, self.folder / "targets")
 
-    def train(self, lm: LanguageModel, methods: Iterable[str]) -> tuple[dict[str, Path], dict[str, float]]:
+    def train(self, lm: LanguageModel, methods: Sequence[str]) -> tuple[dict[str, Path], dict[str, float]]:
         """Train what is not trained yet: adapter folders, and the seconds that each took, by name."""
+        train_cells([self], lm, methods)
         adapters: dict[str, Path] = {}
         seconds: dict[str, float] = {}
         for method in methods:
             suffix, run = UNLABELLED if method.endswith(UNLABELLED) else "", self.run_of(method)
-            adapters |= {f"{name}{suffix}": of for name, of in run.train(lm, self.folder / "targets").items()}
+            adapters |= {f"{name}{suffix}": of for name, of in run.adapters.items()}
             seconds |= {f"{name}{suffix}": of for name, of in run.training_seconds().items()}
         return adapters, seconds
 
@@ -222,6 +223,7 @@ def compare(
     """
     check_same_tests(cells)
     lm = lm or cells[0].run_of("sft").load_model()
+    train_cells(cells, lm, methods)
     results = []
     with step("compare", len(cells)) as advance:
         for cell in cells:
@@ -267,6 +269,11 @@ def compare(
     ]
     write_results(folder, metrics, rows)
     return metrics
+
+
+def train_cells(cells: Sequence[Cell], lm: LanguageModel, methods: Sequence[str]) -> None:
+    """Train what is not trained yet, all cells side by side; their models are all `lm`."""
+    train_runs([cell.run_of(method) for cell in cells for method in methods], lm)
 
 
 def check_same_tests(cells: Sequence[Cell]) -> None:

@@ -8,6 +8,7 @@ missing.
 import re
 import traceback
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,15 +17,15 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ia2.comparison import UNLABELLED, Cell
+from ia2.comparison import UNLABELLED, Cell, train_cells
 from ia2.config import RunConfig, make_config
 from ia2.data import Example, n_dev
 from ia2.errors import IA2Error, choose
 from ia2.files import read_json, write_json
-from ia2.models import LanguageModel
+from ia2.models import LanguageModel, load_model
 from ia2.progress import say, step
 from ia2.results import write_table
-from ia2.run import Data, Run
+from ia2.run import Data
 from ia2.summary import summarise
 from ia2.tasks import load_task
 
@@ -40,6 +41,7 @@ class Grid(BaseModel):
         methods: trained in each cell; zero-shot and ICL are always there.
         n_test: test rows; all there are, at most 500, if None.
         n_unlabelled: further queries without a label, for methods that end in `+unlabelled`.
+        cells_at_once: cells that one worker trains side by side, as far as they can be (`ia2.bank`).
         ood: whether adapters are also tested on a task's out-of-distribution partners.
         preset, options: of every run.
     """
@@ -54,6 +56,7 @@ class Grid(BaseModel):
     methods: tuple[str, ...] = ("sft", "ia2-sft")
     n_test: int | None = Field(None, ge=1)
     n_unlabelled: int = Field(64, ge=1)
+    cells_at_once: int = Field(8, ge=1)
     ood: bool = False
     preset: str = "default"
     options: dict[str, Any] = {}
@@ -150,7 +153,7 @@ def run_point(grid: Grid, point: Point, folder: Path) -> None:
     failed = place / "failed.json"
     try:
         cell = cell_of(grid, point, place)
-        results, seconds = cell.results(_loaded(_config(grid, point).model_dump_json()), grid.methods)
+        results, seconds = cell.results(_loaded(grid, point), grid.methods)
     except FAILURES as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
         write_json(failed, {"reason": f"{type(error).__name__}: {error}", "at": f"{where.name}, line {where.lineno}"})
@@ -165,13 +168,6 @@ def run_point(grid: Grid, point: Point, folder: Path) -> None:
             rows.append({**vars(point), "method": method, "test": test, **values, **costs})
     write_json(place / "rows.json", {"asked": grid.asked, "rows": rows})
     failed.unlink(missing_ok=True)
-
-
-@lru_cache(maxsize=1)
-def _loaded(config: str) -> LanguageModel:
-    """The base model, once a worker."""
-    values = RunConfig.model_validate_json(config)
-    return Run(Path(), values, Data(())).load_model()
 
 
 def sweep(grid: Grid, folder: Path, engine: str = "local") -> list[dict[str, Any]]:
@@ -214,14 +210,50 @@ def _rows_of(grid: Grid, point: Point, folder: Path) -> list[dict[str, Any]]:
     return []
 
 
-def _run_local(grid: Grid, points: Sequence[Point], folder: Path) -> Iterator[Point]:
-    for point in points:
+def _chunks(grid: Grid, points: Sequence[Point]) -> Iterator[tuple[list[Point], list[Point]]]:
+    """All cells in parts that are trained side by side, whatever is done already; and of each what is still to do."""
+    every, n = grid.points(), grid.cells_at_once
+    for chunk in (every[start : start + n] for start in range(0, len(every), n)):
+        if todo := [point for point in chunk if point in points]:
+            yield chunk, todo
+
+
+def _run_chunk(grid: Grid, chunk: Sequence[Point], todo: Sequence[Point], folder: Path) -> Iterator[Point]:
+    _train_together(grid, chunk, folder)
+    for point in todo:
         run_point(grid, point, folder)
         yield point
 
 
+def _run_local(grid: Grid, points: Sequence[Point], folder: Path) -> Iterator[Point]:
+    for chunk, todo in _chunks(grid, points):
+        yield from _run_chunk(grid, chunk, todo, folder)
+
+
+def _train_together(grid: Grid, points: Sequence[Point], folder: Path) -> None:
+    """Train cells side by side; what fails here is left to `run_point`, which keeps the reason."""
+    cells: dict[Point, Cell] = {}
+    for point in points:
+        with suppress(*FAILURES):
+            cells[point] = cell_of(grid, point, folder / "cells" / point.folder)
+    for model in dict.fromkeys(point.model for point in cells):
+        own = {point: cell for point, cell in cells.items() if point.model == model}
+        try:
+            train_cells(list(own.values()), _loaded(grid, next(iter(own))), grid.methods)
+        except FAILURES as error:
+            say(f"{type(error).__name__}: {error}: these cells are trained one by one")
+
+
+def _loaded(grid: Grid, point: Point) -> LanguageModel:
+    config = _config(grid, point)
+    return _load(config.model, **config.base)
+
+
+_load = lru_cache(maxsize=1)(load_model)  # once a worker
+
+
 def _run_on_ray(grid: Grid, points: Sequence[Point], folder: Path) -> Iterator[Point]:
-    """A cell lost with its node is run again on another; the folder must be one that all nodes share."""
+    """What is lost with its node is run again on another; the folder must be one that all nodes share."""
     try:
         import ray
     except ImportError:
@@ -229,9 +261,8 @@ def _run_on_ray(grid: Grid, points: Sequence[Point], folder: Path) -> Iterator[P
     ray.init(ignore_reinit_error=True, log_to_driver=False)
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     n_gpus = 1 if resources.get("GPU") else 0
-    task = ray.remote(num_cpus=1, num_gpus=n_gpus, max_retries=-1)(run_point)
-    left = {task.remote(grid, point, folder.absolute()): point for point in points}
+    task = ray.remote(num_cpus=1, num_gpus=n_gpus, max_retries=-1)(lambda *args: list(_run_chunk(*args)))
+    left = [task.remote(grid, chunk, todo, folder.absolute()) for chunk, todo in _chunks(grid, points)]
     while left:
-        (done, *_), _ = ray.wait(list(left))
-        ray.get(done)
-        yield left.pop(done)
+        (done, *_), left = ray.wait(left)
+        yield from ray.get(done)
