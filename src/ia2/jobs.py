@@ -71,8 +71,12 @@ class Rows(Dataset[Item]):
         return self.items[i]
 
     def power(self, site: Site) -> Tensor:
-        """The teacher's mean square activation per layer over all rows, (L,)."""
-        return mean_square(torch.cat([targets[site] for _, targets in self.items]))
+        """The teacher's mean square activation per layer over all rows, (L,); in float64, a part of them at a time."""
+        total_L, n = torch.zeros((), dtype=torch.float64), 0
+        for start in range(0, len(self), 256):
+            acts_PLD = torch.cat([targets[site] for _, targets in self.items[start : start + 256]])
+            total_L, n = total_L + mean_square(acts_PLD).double() * len(acts_PLD), n + len(acts_PLD)
+        return (total_L / n).float()
 
 
 @dataclass(frozen=True)
