@@ -6,8 +6,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from conftest import example_rows
 
 from ia2.errors import IA2Error
+from ia2.files import write_jsonl
 from ia2.sweep import Grid, Point, cell_of, read_grid, sweep
 
 FAST = {"num_train_epochs": 1, "learning_rate": [1e-2]}
@@ -68,6 +70,23 @@ def test_what_is_asked_anew_is_not_answered_with_old_results(tmp_path: Path) -> 
         sweep(Grid(**{**grid, "options": {**FAST, "loss": "mse"}}), tmp_path)
     (failed,) = tmp_path.rglob("failed.json")
     assert "now 'mse': choose another output folder" in failed.read_text()
+
+
+def test_a_task_file_of_ones_own_whose_rows_changed_is_noticed(tmp_path: Path) -> None:
+    rows = [{"query": row.query, "response": row.label} for row in example_rows(30)]
+    task, out = tmp_path / "mine.yaml", tmp_path / "out"
+    task.write_text('name: mine\nfiles: {train: train.jsonl, test: test.jsonl}\nlabels: ["0", "1"]\n')
+    write_jsonl(tmp_path / "train.jsonl", rows[:12])
+    write_jsonl(tmp_path / "test.jsonl", rows[12:18])
+    grid = Grid(**{**GRID, "tasks": [str(task)], "seeds": [0], "n_test": None})
+    found = sweep(grid, out)
+    assert sweep(grid, out) == found  # to the milliseconds: not run again
+    write_jsonl(tmp_path / "test.jsonl", rows[12:20])
+    assert {row["n_test"] for row in sweep(grid, out)} == {8}
+    write_jsonl(tmp_path / "train.jsonl", rows[20:])
+    with pytest.raises(IA2Error, match="no cell of 1 succeeded"):
+        sweep(grid, out)
+    assert "a run on other rows" in next(out.rglob("failed.json")).read_text()
 
 
 def test_a_cell_that_fails_says_why_and_the_others_go_on(

@@ -58,10 +58,12 @@ class Grid(BaseModel):
     preset: str = "default"
     options: dict[str, Any] = {}
 
-    @property
-    def asked(self) -> dict[str, Any]:
-        """What decides the results of a cell, beside which cell it is."""
-        return self.model_dump(mode="json", exclude={"models", "tasks", "n", "seeds", "adapters"})
+    def asked(self, task: str) -> dict[str, Any]:
+        """What decides the results of a task's cells, beside which cells they are: options, and files of rows."""
+        options = self.model_dump(mode="json", exclude={"models", "tasks", "n", "seeds", "adapters"})
+        benchmark = load_task(task)
+        tested = [benchmark, *(load_task(name) for name in (benchmark.ood if self.ood else ()))]
+        return {**options, "files": {of.name: of.fingerprint() for of in tested}}
 
     def points(self) -> list["Point"]:
         """All cells, those of a model together, so that a worker loads it once."""
@@ -147,7 +149,7 @@ def run_point(grid: Grid, point: Point, folder: Path) -> None:
     place = folder / "cells" / point.folder
     if _is_done(grid, point, folder):
         return
-    failed = place / "failed.json"
+    asked, failed = grid.asked(point.task), place / "failed.json"
     try:
         cell = cell_of(grid, point, place)
         results, seconds = cell.results(_loaded(_config(grid, point).model_dump_json()), grid.methods)
@@ -163,7 +165,7 @@ def run_point(grid: Grid, point: Point, folder: Path) -> None:
             costs = {name: found[name] for name in ("tokens_per_query", "seconds_per_query")}
             costs |= {"training_seconds": seconds.get(method), "n_test": found["n"]}
             rows.append({**vars(point), "method": method, "test": test, **values, **costs})
-    write_json(place / "rows.json", {"asked": grid.asked, "rows": rows})
+    write_json(place / "rows.json", {"asked": asked, "rows": rows})
     failed.unlink(missing_ok=True)
 
 
@@ -203,7 +205,7 @@ def sweep(grid: Grid, folder: Path, engine: str = "local") -> list[dict[str, Any
 
 def _is_done(grid: Grid, point: Point, folder: Path) -> bool:
     path = folder / "cells" / point.folder / "rows.json"
-    return path.is_file() and read_json(path)["asked"] == grid.asked
+    return path.is_file() and read_json(path)["asked"] == grid.asked(point.task)
 
 
 def _rows_of(grid: Grid, point: Point, folder: Path) -> list[dict[str, Any]]:
