@@ -94,10 +94,10 @@ def test_a_cell_that_fails_says_why_and_the_others_go_on(
 ) -> None:
     grid, whole = Grid(**{**GRID, "methods": ["sft"]}), cell_of
 
-    def breaking(grid: Grid, point: Point, folder: Path) -> Any:
+    def breaking(grid: Grid, point: Point, *more: Any) -> Any:
         if point.seed == 0:
             raise RuntimeError("out of luck")
-        return whole(grid, point, folder)
+        return whole(grid, point, *more)
 
     monkeypatch.setattr("ia2.sweep.cell_of", breaking)
     rows = sweep(grid, tmp_path)

@@ -91,10 +91,7 @@ class Cell:
             adapters, seconds = self.train(lm, methods)
             write_jsonl(path, ({"test": test, **asdict(p)} for test, p in self._evaluated(lm, adapters)))
             write_json(record, {"asked": asked, "training_seconds": seconds})
-        found: dict[str, list[Prediction]] = {test: [] for test in self.tests}
-        for row in read_jsonl(path):
-            found[row.pop("test")].append(Prediction(**row))
-        return found, read_json(record)["training_seconds"]
+        return read_predictions(self.folder), read_json(record)["training_seconds"]
 
     def _asked(self, methods: Sequence[str]) -> str:
         """A hash of all that decides the results."""
@@ -129,6 +126,14 @@ class Cell:
         for test, predictions in tests.items():
             found += [(test, prediction) for prediction in predictions]
         return found
+
+
+def read_predictions(folder: Path) -> dict[str, list[Prediction]]:
+    """What a cell left in its folder: predictions by test, the one in distribution first."""
+    found: dict[str, list[Prediction]] = {}
+    for row in read_jsonl(folder / "predictions.jsonl"):
+        found.setdefault(row.pop("test"), []).append(Prediction(**row))
+    return found
 
 
 def file_cells(
@@ -275,31 +280,50 @@ def check_same_tests(cells: Sequence[Cell]) -> None:
         raise IA2Error("the tasks that are compared have different test sets; compare them one by one")
 
 
-def _of(predictions: Sequence[Prediction]) -> dict[str, list[Prediction]]:
+def by_variant(predictions: Sequence[Prediction]) -> dict[str, list[Prediction]]:
+    """The predictions of each variant, in the order of the rows."""
     names = dict.fromkeys(p.variant for p in predictions)
     return {name: [p for p in predictions if p.variant == name] for name in names}
 
 
 def _by_method(predictions: Sequence[Prediction]) -> dict[str, Any]:
-    return {name: summarise(rows) for name, rows in _of(predictions).items()}
+    return {name: summarise(rows) for name, rows in by_variant(predictions).items()}
 
 
 def _pooled(found: Sequence[list[Prediction]], pairs: Sequence[tuple[str, str]] | None) -> dict[str, Any]:
     """Over cells: a metric is the mean of the cells' own, its interval counts how cells and rows differ."""
-    of = [_of(predictions) for predictions in found]
-    pooled = {name: [p for cell in of for p in cell[name]] for name in of[0]}
-    groups = [i for i, cell in enumerate(of) for _ in cell["icl"]] if len(of) > 1 else None
+    cells = [by_variant(predictions) for predictions in found]
+    pooled, groups = pool(cells)
+    methods = {name: summarise(rows, groups) for name, rows in pooled.items()}
+    return {"methods": methods, "differences": differences(cells, pairs)}
+
+
+def pool(cells: Sequence[dict[str, list[Prediction]]]) -> tuple[dict[str, list[Prediction]], list[int] | None]:
+    """The predictions of each variant that all cells have, and the cell of each; None of a single cell."""
+    shared = [name for name in cells[0] if all(name in cell for cell in cells)]
+    groups = [i for i, cell in enumerate(cells) for _ in cell["icl"]] if len(cells) > 1 else None
+    return {name: [p for cell in cells for p in cell[name]] for name in shared}, groups
+
+
+def differences(
+    cells: Sequence[dict[str, list[Prediction]]], pairs: Sequence[tuple[str, str]] | None = None
+) -> dict[str, Any]:
+    """Paired differences over cells, by default of every trained method with SFT and with ICL.
+
+    Beside each metric's `p_value`, `p_holm` is corrected over the pairs.
+    """
+    pooled, groups = pool(cells)
     trained = [name for name in pooled if name not in ("zero-shot", "icl") and TEMPERATURE not in name]
     trained = [name for name in trained if CONTEXTUAL not in name]
     if pairs is None:
         pairs = [(a, b) for a in trained for b in ("sft", "icl") if a != b and b in pooled]
-    differences = {f"{a} - {b}": difference(pooled[a], pooled[b], groups) for a, b in pairs}
-    for metric in next(iter(differences.values()), {}):
-        corrected = holm([values[metric]["p_value"] for values in differences.values()])
-        for values, p in zip(differences.values(), corrected, strict=True):
+    found = {f"{a} - {b}": difference(pooled[a], pooled[b], groups) for a, b in pairs}
+    for metric in next(iter(found.values()), {}):
+        corrected = holm([values[metric]["p_value"] for values in found.values()])
+        for values, p in zip(found.values(), corrected, strict=True):
             values[metric]["p_holm"] = p
-    return {"methods": {name: summarise(rows, groups) for name, rows in pooled.items()}, "differences": differences}
+    return found
 
 
 def _line(predictions: Sequence[Prediction]) -> str:
-    return "  ".join(f"{name} {np.mean([p.correct for p in of]):.2f}" for name, of in _of(predictions).items())
+    return "  ".join(f"{name} {np.mean([p.correct for p in of]):.2f}" for name, of in by_variant(predictions).items())
