@@ -48,5 +48,5 @@ def side(interval: Interval) -> int:
 
 
 def p_value(p: float) -> str:
-    """What follows a p: `= 0.012`, or `< 0.001`."""
-    return "< 0.001" if p < 0.001 else f"= {p:.3f}"
+    """As HTML: `p = 0.012`, or `p < 0.001`, in one piece."""
+    return "p\u00a0&lt;\u00a00.001" if p < 0.001 else f"p\u00a0=\u00a0{p:.3f}"

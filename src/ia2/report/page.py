@@ -188,7 +188,7 @@ def difference_cell(difference: Interval, column: Column) -> str:
     if sign := side(difference):
         better = sign == (1 if column.better == "higher" else -1)
         text = f"<strong>{text}</strong> {'better' if better else 'worse'}"
-    p = f"<small>p {p_value(difference['p_holm'])}</small>" if "p_holm" in difference else ""
+    p = f"<small>{p_value(difference['p_holm'])}</small>" if "p_holm" in difference else ""
     return f"{text}<small>{column.form.bounds(difference, '+')}</small>{p}"
 
 

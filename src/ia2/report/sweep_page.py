@@ -11,7 +11,7 @@ from ia2.report.numbers import PERCENT, SCORE, p_value
 from ia2.report.page import ACCURACY, BRIER, ECE, NLL, PAIRED, Column, difference_cell
 
 Rows = Sequence[dict[str, Any]]
-SETTING = ("model", "adapter", "n", "ood")
+SETTING = ("n", "model", "adapter", "ood")
 NOTES = (
     "A value is the mean over cells (tasks and seeds); its interval holds 95% of resamplings of cells and their rows, "
     "or with one cell, of its rows.",
@@ -54,12 +54,10 @@ def _parts(rows: Rows, keys: Sequence[str]) -> Iterator[tuple[tuple[Any, ...], l
 
 
 def _where(row: Mapping[str, Any], methods: Rows, keys: Sequence[str] = SETTING) -> str:
-    """What setting a row is of, as HTML: N, and what is not the same everywhere."""
-    several = {key for key in keys if key == "n" or len({other[key] for other in methods}) > 1}
-    texts = {"n": f"N = {row.get('n')}", "ood": "out of distribution" if row.get("ood") else "in distribution"}
-    return " · ".join(
-        escape(texts.get(key, str(row[key]))) for key in ("n", "model", "adapter", "ood") if key in several
-    )
+    """Of what setting a row is: N, and what is not the same everywhere."""
+    several = [key for key in keys if key == "n" or len({other[key] for other in methods}) > 1]
+    texts = {"n": f"N = {row['n']}", "ood": "out of distribution" if row["ood"] else "in distribution"}
+    return " · ".join(str(texts.get(key, row[key])) for key in several)
 
 
 def _verdict(methods: Rows, differences: Rows) -> str:
@@ -69,13 +67,12 @@ def _verdict(methods: Rows, differences: Rows) -> str:
         overall = {row["method"]: row for row in own if row["task"] == own[0]["task"]}
         best = max({pair["method"]: None for pair in pairs}, key=lambda name: overall[name]["accuracy"]["value"])
         against = [_against(pair) for pair in pairs if pair["method"] == best]
-        value = PERCENT.interval(overall[best]["accuracy"])
-        claims.append(
-            f"{_where(pairs[0], methods)}: of what is trained, <b>{name_of(best)}</b> is the most accurate ({value}%); "
-            f"{'; '.join(against)}."
-        )
-    first, *others = claims or ["There is no pair of methods to compare here."]
-    return f'<p class="lead">{first}</p>\n<ul>{"".join(f"<li>{claim}</li>" for claim in others)}</ul>'
+        where, value = escape(_where(pairs[0], methods)), PERCENT.interval(overall[best]["accuracy"])
+        claim = f"of what is trained, <b>{name_of(best)}</b> is the most accurate ({value}%)"
+        claims.append(f"{where}: {claim}; {'; '.join(against)}.")
+    if len(claims) > 1:
+        return f"<ul>{''.join(f'<li>{claim}</li>' for claim in claims)}</ul>"
+    return f'<p class="lead">{claims[0] if claims else "There is no pair of methods to compare here."}</p>'
 
 
 def _against(pair: dict[str, Any]) -> str:
@@ -86,37 +83,36 @@ def _against(pair: dict[str, Any]) -> str:
 
 
 def _panels(methods: Rows, column: Column) -> str:
-    """For each model and adapter a panel of all tasks, if there are several, and one a task."""
-    sizes = len({row["n"] for row in methods})
-    bounds = [row[column.key][side] for row in methods for side in ("low", "high")]
+    """A panel of all tasks, if there are several, and one a task; for each model and adapter."""
+    n_sizes = len({row["n"] for row in methods})
+    bounds = [row[column.key][end] for row in methods for end in ("low", "high")]
     limits = [min(bounds) - 0.03, max(bounds) + 0.03]
-    html = []
-    for _, own in _parts(methods, ("model", "adapter")):
-        where = _where(own[0], methods, ("model", "adapter"))
-        panels = []
-        for (ood, task), rows in _parts(own, ("ood", "task")):
-            if sizes > 1:
-                figure = over_n(rows, column.key, column.form)
-                figure.update_yaxes(range=limits)
-            else:
-                figure = dots([("", {row["method"]: row for row in rows})], column.key, column.form)
-                figure.update_xaxes(range=limits)
-            what = f"{column.title.removesuffix(', %')} of each method on {task}"
-            label = f"{what}, out of distribution" if ood else what
-            panels.append(framed(figure, f"<b>{escape(task)}</b> <small>{_caption(rows)}</small>", label))
-        heading = f"<h3>{where}</h3>" if where else ""
-        html.append(f'{heading}<div class="wide panels">{"".join(panels)}</div>')
-    names = dict.fromkeys(row["method"] for row in methods)
+    title = column.title.removesuffix(", %")
+    panels = []
+    for (*_, task), rows in _parts(methods, ("model", "adapter", "ood", "task")):
+        if n_sizes > 1:
+            figure = over_n(rows, column.key, column.form)
+            figure.update_yaxes(range=limits)
+        else:
+            figure = dots([("", {row["method"]: row for row in rows})], column.key, column.form)
+            figure.update_xaxes(range=limits)
+        where = _where(rows[0], methods, ("model", "adapter", "ood"))
+        small = " · ".join(part for part in (where, _counted(rows)) if part)
+        caption = f"<b>{escape(task)}</b> <small>{escape(small)}</small>"
+        panels.append(framed(figure, caption, f"{title} of each method on {task}{where and f' ({where})'}"))
+    over = " over the number of examples N" if n_sizes > 1 else ""
+    text = f"<p>{title}{over}, with 95% intervals; {column.better} is better.</p>"
+    names = dict.fromkeys(row["method"] for row in methods) if n_sizes > 1 else ()
     key = "".join(f"<li>{look(name).dot}{name_of(name)}</li>" for name in names)
-    over = " over the number of examples N" if sizes > 1 else ""
-    text = f"<p>{column.title.removesuffix(', %')}{over}, with 95% intervals; {column.better} is better.</p>"
-    return f'{text}\n<ul class="key">{key}</ul>\n{"".join(html)}'
+    return f'{text}\n{key and f"<ul class=key>{key}</ul>"}\n<div class="wide panels">{"".join(panels)}</div>'
 
 
-def _caption(rows: Rows) -> str:
-    counts = sorted({row["n_cells"] for row in rows})
-    cells = "one cell" if counts == [1] else f"mean over {' to '.join(map(str, {counts[0]: 0, counts[-1]: 0}))} cells"
-    return f"{cells}, out of distribution" if rows[0]["ood"] else cells
+def _counted(rows: Rows) -> str:
+    """Over how many cells the rows are means."""
+    low, high = (end(row["n_cells"] for row in rows) for end in (min, max))
+    if high == 1:
+        return "one cell"
+    return f"mean over {low if low == high else f'{low} to {high}'} cells"
 
 
 def _results(methods: Rows) -> str:
@@ -126,7 +122,7 @@ def _results(methods: Rows) -> str:
         by_name = {row["method"]: row for row in own}
         best = max(PERCENT.number(row["accuracy"]["value"]) for row in own)
         cells = [_value(by_name[name], best) if name in by_name else "" for name in names]
-        rows.append([f"{escape(task)}<small>{_where(own[0], methods)}</small>", *cells])
+        rows.append([f"{escape(task)}<small>{escape(_where(own[0], methods))}</small>", *cells])
     caption = (
         "Accuracy in percent, its 95% interval, and the expected calibration error (ECE, 0 to 1, lower is better); "
         "the highest accuracy of a row is bold."
@@ -147,8 +143,7 @@ def _differences(methods: Rows, differences: Rows) -> str:
     rows = []
     for pair in differences:
         title = f"{name_of(pair['method'])} minus {name_of(pair['minus'])}"
-        cells = "one cell" if pair["n_cells"] == 1 else f"{pair['n_cells']} cells"
-        where = f"<small>{_where(pair, methods)} · {cells}</small>"
+        where = f"<small>{escape(_where(pair, methods))} · {_counted([pair])}</small>"
         rows.append([f"{title}{where}", *(difference_cell(pair[column.key], column) for column in columns)])
     titles = [column.title.replace("%", "points") for column in columns]
     return table(PAIRED, ["Methods", *titles], rows) if rows else ""
