@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from ia2.results import write_results
 from ia2.run import Data, Run
 from ia2.statistics import holm
 from ia2.summary import difference, summarise
+from ia2.task import Task
 
 UNLABELLED, TEMPERATURE, CONTEXTUAL = "+unlabelled", "+temperature", "+contextual"
 MIN_ROWS = 16
@@ -39,6 +40,7 @@ class Cell:
         options: of every run, by the names of `RunConfig`.
         data: rows to train on; the unlabelled ones go to methods that end in `+unlabelled` alone.
         tests: test rows by name; the first are in distribution.
+        tasks: of tests whose answers are not those that are trained on: other labels, out of distribution.
         folder: where everything of the cell is kept.
         description: of the source, for people.
         recalibrated: whether ICL and SFT are also shown at another temperature (fitted on development rows, if there
@@ -53,6 +55,7 @@ class Cell:
     folder: Path
     description: str = ""
     recalibrated: bool = True
+    tasks: Mapping[str, Task] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -98,7 +101,8 @@ class Cell:
         rows = [[asdict(e) for e in of] for of in (self.data.train, self.data.dev, self.data.unlabelled)]
         tests = {test: [asdict(e) for e in of] for test, of in self.tests.items()}
         config = make_config({**self.options, "seed": self.seed}).model_dump(mode="json")
-        what = [config, list(methods), rows, tests, self.recalibrated]
+        tasks = {test: asdict(task) for test, task in self.tasks.items()}
+        what = [config, list(methods), rows, tests, self.recalibrated, tasks]
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 
     def _evaluated(self, lm: LanguageModel, adapters: dict[str, Path]) -> list[tuple[str, Prediction]]:
@@ -108,13 +112,16 @@ class Cell:
         found: list[tuple[str, Prediction]] = []
         with loaded_adapters(lm, adapters):
             variants = [zero, icl, *(Variant(name, adapter=name) for name in adapters)]
-            tests = {test: evaluate(lm, task, rows, variants, icl) for test, rows in self.tests.items()}
+            tests = {
+                test: evaluate(lm, self.tasks.get(test, task), rows, variants, icl) for test, rows in self.tests.items()
+            }
+            alike = [rows for test, rows in tests.items() if self.tasks.get(test, task).labels == task.labels]
             calibrated = [v for v in variants if v.name in ("icl", "sft")] if task.labels and self.recalibrated else []
             for variant in calibrated:
                 dev = answer(lm, task, self.data.dev, variant) if len(self.data.dev) >= MIN_ROWS else []
                 empty = [Example(query) for query in content_free(self.data.train)]
                 free = answer(lm, task, empty, variant) if variant is icl else []
-                for predictions in tests.values():
+                for predictions in alike:
                     own = [p for p in predictions if p.variant == variant.name]
                     if dev:
                         logp, gold = _logps([a.logp_labels for a in dev]), [e.label for e in self.data.dev]

@@ -142,17 +142,17 @@ def cell_of(grid: Grid, point: Point, folder: Path, lacking: list[str] | None = 
     more = tuple(Example(example.query, None, example.context) for example in pool[point.n :])
     dev = benchmark.rows("dev", n_dev(point.n), point.seed)
     tests = {benchmark.name: benchmark.rows("test", grid.n_test, point.seed)}
-    for name in benchmark.ood if grid.ood else ():
+    partners = {name: load_task(name) for name in (benchmark.ood if grid.ood else ())}
+    for name, partner in partners.items():
         try:
-            tests[name] = load_task(name).rows("test", grid.n_test, point.seed)
+            tests[name] = partner.rows("test", grid.n_test, point.seed)
         except IA2Error as error:
             if lacking is None:
                 raise
             lacking.append(f"not tested on {name}: {error}")
     options = _config(grid, point).model_dump(exclude={"method", "seed"})
-    return Cell(
-        benchmark.name, point.seed, options, Data(pool[: point.n], dev, more), tests, folder, benchmark.description
-    )
+    data, tasks = Data(pool[: point.n], dev, more), {name: partner.task for name, partner in partners.items()}
+    return Cell(benchmark.name, point.seed, options, data, tests, folder, benchmark.description, tasks=tasks)
 
 
 def run_point(grid: Grid, point: Point, folder: Path) -> None:

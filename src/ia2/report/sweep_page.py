@@ -15,8 +15,8 @@ SETTING = ("n", "model", "adapter", "ood")
 NOTES = (
     "A value is the mean over cells (tasks and seeds); its interval holds 95% of resamplings of cells and their rows, "
     "or with one cell, of its rows.",
-    "A p-value is of a permutation test over cells: with fewer than six of them, none can be below 0.05. "
-    "With one cell, it is of a test over its rows, and says nothing of other seeds.",
+    "A p-value is of a permutation test over cells, and at least 2/2ⁿ with n of them, before it is corrected: a few "
+    "show no difference, however large. With one cell, it is of a test over its rows, and says nothing of other seeds.",
     "P-values are corrected for the differences of one setting, not for there being several settings.",
     "Where methods differ between tasks, those of all tasks are the ones that every task has.",
 )
@@ -79,7 +79,7 @@ def _against(pair: dict[str, Any]) -> str:
     accuracy = pair["accuracy"]
     says = "a difference" if accuracy["p_holm"] < 0.05 else "no difference that this data can show"
     points = f"{PERCENT.interval(accuracy, '+')} points"
-    return f"against <b>{name_of(pair['minus'])}</b> {points}, p {p_value(accuracy['p_holm'])}: {says}"
+    return f"against <b>{name_of(pair['minus'])}</b> {points}, {p_value(accuracy['p_holm'])}: {says}"
 
 
 def _panels(methods: Rows, column: Column) -> str:
