@@ -163,6 +163,17 @@ def test_more_examples_begin_with_the_fewer_and_are_tested_on_the_same_rows(tmp_
     assert not {e.query for e in few.data.unlabelled} & {e.query for e in few.data.train}
 
 
+def test_labels_that_the_model_cannot_tell_apart_fail_before_training(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "mine.jsonl", [{"query": f"soup {i}", "response": "yn"[i % 2]} for i in range(30)])
+    task = tmp_path / "mine.yaml"
+    task.write_text("name: mine\nfiles: {train: mine.jsonl}\nlabels: {y: unheard, n: unseen}\n")
+    with pytest.raises(IA2Error, match="no cell of 1 succeeded"):
+        sweep(Grid(**{**GRID, "tasks": [str(task)], "seeds": [0]}), tmp_path / "out")
+    (failed,) = tmp_path.rglob("failed.json")
+    assert "the labels 'unheard', 'unseen' are not told apart" in failed.read_text()
+    assert [path.name for path in failed.parent.iterdir()] == ["failed.json"]
+
+
 def test_names_never_become_paths() -> None:
     assert Point("../../x/y", "/etc/passwd.yaml", 4, 0, "lora").folder == "-..-x-y_passwd_n4_seed0_lora"
 
@@ -198,5 +209,6 @@ RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=[path.stem for path in RECIPES])
-def test_recipes_are_grids(path: Path) -> None:
+def test_recipes_are_grids_also_for_the_embedded_model(path: Path) -> None:
     assert read_grid(path).points()
+    assert {point.model for point in read_grid(path, {"models": ("tiny",)}).points()} == {"tiny"}
