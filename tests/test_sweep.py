@@ -87,6 +87,8 @@ def test_a_partner_with_other_labels_is_answered_with_its_own(tmp_path: Path) ->
     rows = sweep(Grid(**{**GRID, "tasks": ["place-choice"], "seeds": [0], "ood": True}), tmp_path)
     assert {row["test"] for row in rows} == {"place-choice", "place-choice-others"}
     found = read_predictions(tmp_path / "cells" / "tiny_place-choice_n4_seed0_lora")
+    contextual = [name for name, predictions in found.items() if any("+" in p.variant for p in predictions)]
+    assert contextual == ["place-choice"]  # what the model says to an empty query is of these labels
     for name, predictions in found.items():
         assert {tuple(p.p_labels or ()) for p in predictions} == {TASKS[name].labels}
         assert {p.response for p in predictions} <= set(TASKS[name].labels or ())
