@@ -213,7 +213,8 @@ class Run:
         return load_model(self.config.model, **self.config.base)
 
     def _check_fits(self, lm: LanguageModel, contexts: Contexts | None) -> None:
-        """Encode every prompt that training will need, so that none is found too long half way."""
+        """Encode the labels and every prompt that training will need, so that none is found amiss half way."""
+        lm.encoder.label_ids(self.task().labels or ())
         n_dropped = 0
         for example in (*self.data.train, *self.data.dev, *self.data.unlabelled):
             lm.encoder.encode(build_prompt(self.task(), (), example.query, example.response))

@@ -23,8 +23,10 @@ from ia2.data import Example, n_dev
 from ia2.errors import IA2Error, choose
 from ia2.files import read_json, write_json
 from ia2.models import LanguageModel, load_model
+from ia2.overview import Setting, overview
 from ia2.progress import say, step
-from ia2.results import write_table
+from ia2.report import write_sweep_report
+from ia2.results import write_differences, write_table
 from ia2.run import Data
 from ia2.summary import summarise
 from ia2.tasks import load_task
@@ -61,10 +63,12 @@ class Grid(BaseModel):
     preset: str = "default"
     options: dict[str, Any] = {}
 
-    @property
-    def asked(self) -> dict[str, Any]:
-        """What decides the results of a cell, beside which cell it is."""
-        return self.model_dump(mode="json", exclude={"models", "tasks", "n", "seeds", "adapters"})
+    def asked(self, task: str) -> dict[str, Any]:
+        """What decides the results of a task's cells, beside which cells they are: options, and files of rows."""
+        options = self.model_dump(mode="json", exclude={"models", "tasks", "n", "seeds", "adapters"})
+        benchmark = load_task(task)
+        tested = [benchmark, *(load_task(name) for name in (benchmark.ood if self.ood else ()))]
+        return {**options, "files": {of.name: of.fingerprint() for of in tested}}
 
     def points(self) -> list["Point"]:
         """All cells, those of a model together, so that a worker loads it once."""
@@ -129,30 +133,39 @@ def _config(grid: Grid, point: Point) -> RunConfig:
     return make_config({**values, **grid.options}, grid.preset)
 
 
-def cell_of(grid: Grid, point: Point, folder: Path) -> Cell:
-    """The rows of a cell. More examples begin with the fewer; test rows do not depend on their number."""
+def cell_of(grid: Grid, point: Point, folder: Path, lacking: list[str] | None = None) -> Cell:
+    """The rows of a cell. More examples begin with the fewer; test rows do not depend on their number.
+
+    If `lacking` is given, an out-of-distribution partner whose rows cannot be read is left out, and the reason goes
+    there.
+    """
     benchmark = load_task(point.task)
     needs_more = any(method.endswith(UNLABELLED) for method in grid.methods)
     pool = benchmark.rows("train", point.n + (grid.n_unlabelled if needs_more else 0), point.seed)
     more = tuple(Example(example.query, None, example.context) for example in pool[point.n :])
     dev = benchmark.rows("dev", n_dev(point.n), point.seed)
     tests = {benchmark.name: benchmark.rows("test", grid.n_test, point.seed)}
-    for name in benchmark.ood if grid.ood else ():
-        tests[name] = load_task(name).rows("test", grid.n_test, point.seed)
+    partners = {name: load_task(name) for name in (benchmark.ood if grid.ood else ())}
+    for name, partner in partners.items():
+        try:
+            tests[name] = partner.rows("test", grid.n_test, point.seed)
+        except IA2Error as error:
+            if lacking is None:
+                raise
+            lacking.append(f"not tested on {name}: {error}")
     options = _config(grid, point).model_dump(exclude={"method", "seed"})
-    return Cell(
-        benchmark.name, point.seed, options, Data(pool[: point.n], dev, more), tests, folder, benchmark.description
-    )
+    data, tasks = Data(pool[: point.n], dev, more), {name: partner.task for name, partner in partners.items()}
+    return Cell(benchmark.name, point.seed, options, data, tests, folder, benchmark.description, tasks=tasks)
 
 
 def run_point(grid: Grid, point: Point, folder: Path) -> None:
-    """Run one cell, unless it is done, and leave its `rows.json`; or its `failed.json`, with the reason."""
+    """Run one cell, unless it is done, and leave its `rows.json`; of what failed, the reason in its `failed.json`."""
     place = folder / "cells" / point.folder
     if _is_done(grid, point, folder):
         return
-    failed = place / "failed.json"
+    asked, failed, lacking = grid.asked(point.task), place / "failed.json", list[str]()
     try:
-        cell = cell_of(grid, point, place)
+        cell = cell_of(grid, point, place, lacking)
         results, seconds = cell.results(_loaded(grid, point), grid.methods)
     except FAILURES as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
@@ -166,12 +179,15 @@ def run_point(grid: Grid, point: Point, folder: Path) -> None:
             costs = {name: found[name] for name in ("tokens_per_query", "seconds_per_query")}
             costs |= {"training_seconds": seconds.get(method), "n_test": found["n"]}
             rows.append({**vars(point), "method": method, "test": test, **values, **costs})
-    write_json(place / "rows.json", {"asked": grid.asked, "rows": rows})
-    failed.unlink(missing_ok=True)
+    write_json(place / "rows.json", {"asked": asked, "rows": rows})
+    if lacking:
+        write_json(failed, {"reason": "; ".join(lacking), "at": "cell_of"})
+    else:
+        failed.unlink(missing_ok=True)
 
 
 def sweep(grid: Grid, folder: Path, engine: str = "local") -> list[dict[str, Any]]:
-    """Run every cell that is not done, then write the tables: `results.csv`, `.parquet`, `.md`, `.tex`, `.html`.
+    """Run every cell that is not done, then write the tables, `results` and `differences`, and `report.html`.
 
     Args:
         grid: what to run.
@@ -179,7 +195,7 @@ def sweep(grid: Grid, folder: Path, engine: str = "local") -> list[dict[str, Any
         engine: `local`: one after another, here; `ray`: on the Ray cluster that this process can reach, or a local one.
 
     Returns:
-        The rows of the table: one a cell, method and test.
+        The rows of the table of results: one a cell, method and test.
     """
     engines = {"local": _run_local, "ray": _run_on_ray}
     run = engines[choose("engine", engine, engines)]
@@ -190,24 +206,31 @@ def sweep(grid: Grid, folder: Path, engine: str = "local") -> list[dict[str, Any
     with step("sweep", len(todo)) as advance:
         for point in run(grid, todo, folder):
             advance(1, point.folder)
-    rows = [row for point in points for row in _rows_of(grid, point, folder)]
-    if not rows:
+    places = {point: folder / "cells" / point.folder for point in points}
+    left = [point for point in points if not _is_done(grid, point, folder)]
+    failed = {point.folder: read_json(places[point] / "failed.json")["reason"] for point in left}
+    for name, reason in failed.items():
+        say(f"failed: {name}: {reason}")
+    found = {point: rows for point in points if (rows := _rows_of(grid, point, folder))}
+    if not found:
         raise IA2Error(f"no cell of {len(points)} succeeded; see failed.json in the folders of {folder / 'cells'}")
+    rows = [row for of in found.values() for row in of]
     write_table(folder, rows)
+    seen = overview([(Setting(point.model, point.adapter, point.n), places[point]) for point in found])
+    write_differences(folder, seen.differences)
+    write_sweep_report(folder / "report.html", seen.methods, seen.differences, failed, len(points))
     return rows
 
 
 def _is_done(grid: Grid, point: Point, folder: Path) -> bool:
-    path = folder / "cells" / point.folder / "rows.json"
-    return path.is_file() and read_json(path)["asked"] == grid.asked
+    return bool(_rows_of(grid, point, folder)) and not (folder / "cells" / point.folder / "failed.json").is_file()
 
 
 def _rows_of(grid: Grid, point: Point, folder: Path) -> list[dict[str, Any]]:
-    place = folder / "cells" / point.folder
-    if _is_done(grid, point, folder):
-        return list(read_json(place / "rows.json")["rows"])
-    say(f"failed: {point.folder}: {read_json(place / 'failed.json')['reason']}")
-    return []
+    """What a cell found, if it was asked the same."""
+    path = folder / "cells" / point.folder / "rows.json"
+    found = read_json(path) if path.is_file() else {}
+    return list(found["rows"]) if found.get("asked") == grid.asked(point.task) else []
 
 
 def _chunks(grid: Grid, points: Sequence[Point]) -> Iterator[tuple[list[Point], list[Point]]]:
