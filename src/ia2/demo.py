@@ -14,7 +14,6 @@ from ia2.run import Data
 TASKS = ("mood", "place-inverted", "travel-words", "time-choice")
 SEEDS = (0, 1)
 N_TRAIN, N_DEV, N_TEST, N_UNLABELLED = 8, 8, 250, 64
-LEARNING_RATES = (3e-3, 1e-2)
 METHODS = ("sft", "soft", "ia2-sft", f"soft{UNLABELLED}", f"ia2-sft{UNLABELLED}")
 COMPARED = (
     ("ia2-sft", "sft"),
@@ -35,7 +34,7 @@ def demo_cell(name: str, seed: int, model: str, folder: Path) -> Cell:
 
     pool = rows("train", N_TRAIN + N_UNLABELLED)
     data = Data(pool[:N_TRAIN], rows("dev", N_DEV), tuple(Example(e.query) for e in pool[N_TRAIN:]))
-    options = {"model": model, "labels": task.labels or "none", "learning_rate": LEARNING_RATES}
+    options = {"model": model, "labels": task.labels or "none"}
     place = folder / f"{name}-{seed}"
     tests = {"test": rows("test", N_TEST)}
     return Cell(name, seed, options, data, tests, place, task.description, recalibrated=False)

@@ -73,6 +73,9 @@ class StageTrainer(Trainer):
         """Not counted: nobody asks."""
         return 0
 
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        return grad_norm  # not measured unless it is clipped
+
     def collate(self, items: Sequence[list[Item]]) -> dict[str, Any]:
         """A batch of the jobs that are running."""
         return self._collated(self.running, [[item[g] for item in items] for g in self.running])
