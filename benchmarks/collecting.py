@@ -21,6 +21,9 @@ def run(quick: bool) -> list[Row]:
     def ours() -> list[torch.Tensor]:
         return collect(lm, given, ATTENTION).values["attn_out"]
 
+    def for_each_rate() -> list[torch.Tensor]:
+        return [part for _ in range(3) for part in plain_collect(lm, rows)][: len(rows)]
+
     def bare() -> None:
         with torch.no_grad():
             for chosen in batches(rows):
@@ -33,6 +36,8 @@ def run(quick: bool) -> list[Row]:
     rows = [lm.encoder.encode(prompt) for prompt in given]
     plain = "collect, one-token responses, N=64: beside a row at a time"
     found.append(beside(plain, ours, lambda: plain_collect(lm, rows), 4, repeats, alike))
+    grid = "collect, one-token responses, N=64, for 3 learning rates: beside a row at a time, again for each"
+    found.append(beside(grid, ours, for_each_rate, 4, repeats, alike))
     limit = "collect, one-token responses, N=64: beside a bare batched forward"
     found.append(beside(limit, ours, bare, 1.15, repeats, higher_is_better=False))
 

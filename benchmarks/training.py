@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -77,10 +78,10 @@ def steps(epochs: int, repeats: int) -> list[Row]:
         asked = list(order.asked)
         loop = [asked[i : i + BATCH] for i in range(0, len(asked), BATCH)]
 
-        def limit() -> Weights:
+        def limit(rate: float = RATE) -> Weights:
             again()
             trained = [p for p in lm.model.parameters() if p.requires_grad]
-            adam = torch.optim.AdamW(trained, lr=RATE, weight_decay=0.0, fused=True)
+            adam = torch.optim.AdamW(trained, lr=rate, weight_decay=0.0, fused=True)
             lm.model.train()
             for chosen in loop:
                 batch = lm.encoder.collate([bare[i] for i in chosen])
@@ -90,9 +91,9 @@ def steps(epochs: int, repeats: int) -> list[Row]:
                 adam.zero_grad()
             return trainable_copy(lm.model)
 
-        def trl() -> list[float]:
+        def trl(rate: float = RATE) -> list[float]:
             again()
-            return _trl(lm, [bare[i] for i in asked])
+            return _trl(lm, [bare[i] for i in asked], rate)
 
         def logged() -> list[float]:
             again()
@@ -101,12 +102,27 @@ def steps(epochs: int, repeats: int) -> list[Row]:
         def sft() -> Weights:
             return ours(tune, Rows(bare, Targets({})))
 
+        def grid() -> list[float]:
+            again()
+            start, given = trainable_copy(lm.model), Rows(bare, Targets({}))
+            jobs = [Job(start, given, None, replace(settings, learning_rate=rate)) for rate in RATES]
+            return [loss for result in train_jobs(lm, tune, jobs) for loss in losses(result.log)]
+
+        def trl_grid() -> list[float]:
+            return [loss for rate in RATES for loss in trl(rate)]
+
+        def limit_grid() -> list[Weights]:
+            return [limit(rate) for rate in RATES]
+
+        grids = f"SFT with {len(RATES)} learning rates: beside"
         head = f"SFT, {N} rows, {len(loop)} steps: beside"
         taught = Rows(bare, targets)
         return [
             beside("a priming step beside an SFT step", lambda: ours(prime, taught), sft, 0.8, repeats, None, False),
             beside(f"{head} a bare loop", sft, limit, 1.25, repeats, alike, higher_is_better=False),
             beside(f"{head} TRL's SFTTrainer", logged, trl, 1.5, repeats, alike_losses),
+            beside(f"{grids} bare loops, one after another", grid, limit_grid, 1.25, repeats, None, False),
+            beside(f"{grids} TRL's SFTTrainer, one after another", grid, trl_grid, 1.5, repeats, alike_losses),
         ]
 
 
@@ -117,7 +133,7 @@ class InOrder(SFTTrainer):  # type: ignore[misc]
         return SequentialSampler(self.train_dataset)
 
 
-def _trl(lm: LanguageModel, rows: list[Any]) -> list[float]:
+def _trl(lm: LanguageModel, rows: list[Any], rate: float) -> list[float]:
     columns = {
         "input_ids": [list(row.ids) for row in rows],
         "completion_mask": [[0] * (len(row.ids) - row.n_response) + [1] * row.n_response for row in rows],
@@ -125,7 +141,7 @@ def _trl(lm: LanguageModel, rows: list[Any]) -> list[float]:
     with TemporaryDirectory() as folder:
         args = SFTConfig(
             output_dir=folder,
-            learning_rate=RATE,
+            learning_rate=rate,
             num_train_epochs=1,
             per_device_train_batch_size=BATCH,
             lr_scheduler_type="constant",

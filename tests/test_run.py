@@ -39,7 +39,7 @@ def test_from_examples_to_report(model_folder: str, tmp_path: Path) -> None:
     metrics = run.evaluate(example_rows(8))
     names = {path.relative_to(run.folder).as_posix() for path in run.folder.iterdir()}
     files = "config.yaml environment.json examples.jsonl teacher.json predictions.jsonl metrics.json report.html"
-    assert names == {*files.split(), "targets", "adapters"}
+    assert names == {*files.split(), ".lock", "targets", "adapters"}
     assert list(metrics["methods"]) == ["zero-shot", "icl", "ia2", "ia2-sft"]
     assert json.loads((run.folder / "metrics.json").read_text()) == metrics
     for method in metrics["methods"].values():

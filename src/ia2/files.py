@@ -8,6 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
+from ia2.errors import IA2Error
+
 
 @contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
@@ -20,6 +24,24 @@ def written_aside(path: Path) -> Iterator[Path]:
         os.replace(aside, path)
     finally:
         _remove(aside)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Within the block the folder is this process's; the lock goes with the process, however that ends.
+
+    Raises:
+        IA2Error: another process has it.
+    """
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise IA2Error(f"{folder}: in use by another process; wait for it, or choose another output folder") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -12,8 +12,8 @@ import platform
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, replace
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -25,14 +25,14 @@ import yaml
 
 from ia2.adapters import find_adapter, loaded_adapters, n_trainable, save_adapter
 from ia2.adapters import new_adapter as fresh_adapter
-from ia2.bank import restore, trainable_copy
+from ia2.bank import Weights, restore, trainable_copy
 from ia2.config import RunConfig, make_config
 from ia2.contexts import Contexts, Similarity, tfidf
 from ia2.data import Example, hold_out
 from ia2.errors import IA2Error
 from ia2.evaluation import Answer, Variant, answer, evaluate
-from ia2.files import read_json, read_jsonl, write_json, write_jsonl, write_text, written_aside
-from ia2.jobs import Job, TrainingSettings, best_of
+from ia2.files import locked, read_json, read_jsonl, write_json, write_jsonl, write_text, written_aside
+from ia2.jobs import Job, TrainingResult, TrainingSettings, best_of
 from ia2.lessons import SPLITS, Lessons
 from ia2.models import LanguageModel, load_model
 from ia2.progress import say
@@ -263,7 +263,7 @@ class Run:
             return dict(metrics)
         lm = lm or self.load_model()
         variants = self.variants(self.contexts(lm))
-        with loaded_adapters(lm, self.adapters):
+        with locked(self.folder), loaded_adapters(lm, self.adapters):
             predictions = evaluate(lm, self.task(), test, variants, reference=variants[1])
         by_name = {v.name: [p for p in predictions if p.variant == v.name] for v in variants}
         result, base = by_name[self.config.result], {name: by_name[name] for name in ("zero-shot", "icl")}
@@ -306,14 +306,16 @@ def train_runs(runs: Sequence[Run], lm: LanguageModel, similarity: Similarity = 
     with the same bits.
     """
     lessons: dict[Path, Lessons] = {}
-    for number in range(max(len(run.adapters) for run in runs)):
-        for alike in _alike(runs, number):
-            if all(list(run.adapters.values())[number].is_dir() for run in alike):
-                continue
-            for run in alike:
-                if run.folder not in lessons:
-                    lessons[run.folder] = run.begin(lm, similarity)
-            _train_together(lm, alike, number, [lessons[run.folder] for run in alike])
+    with ExitStack() as locks:
+        for number in range(max(len(run.adapters) for run in runs)):
+            for alike in _alike(runs, number):
+                if all(list(run.adapters.values())[number].is_dir() for run in alike):
+                    continue
+                for run in alike:
+                    if run.folder not in lessons:
+                        lessons[run.folder] = run.begin(lm, similarity)
+                        locks.enter_context(locked(run.folder))
+                _train_together(lm, alike, number, [lessons[run.folder] for run in alike])
 
 
 def _alike(runs: Sequence[Run], number: int) -> Iterator[list[Run]]:
@@ -329,38 +331,57 @@ def _alike(runs: Sequence[Run], number: int) -> Iterator[list[Run]]:
         yield from (alike[i : i + SIDE_BY_SIDE] for i in range(0, len(alike), SIDE_BY_SIDE))
 
 
+@dataclass
+class Share:
+    """A run's part in a training of several: one stage of it, from `previous` on."""
+
+    run: Run
+    name: str
+    lessons: Lessons
+    previous: Path | None
+    start: Weights = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        began = time.perf_counter()
+        self.train, self.dev = self.lessons.rows(self.lessons.config.stages()[self.name])
+        self.collect_seconds = time.perf_counter() - began
+        self.settings = self.run.settings_of(self.name, len(self.train), self.dev is not None)
+
+    def adapter(self, lm: LanguageModel) -> AbstractContextManager[Any]:
+        """As it is before the stage."""
+        return self.run.new_adapter(lm, self.lessons.contexts, self.previous)
+
+    def jobs(self) -> list[Job]:
+        """One for each learning rate."""
+        return [Job(self.start, self.train, self.dev, settings) for settings in self.settings]
+
+    def save(self, model: Any, results: Sequence[TrainingResult]) -> None:
+        """Keep the best, by way of the adapter on `model`."""
+        weights, record = best_of(self.settings, results)
+        restore(model, weights)
+        record |= {"n_rows": len(self.train), "n_trainable": n_trainable(model)}
+        save_adapter(model, self.run.adapters[self.name], record | {"collect_seconds": self.collect_seconds})
+
+
 def _train_together(lm: LanguageModel, runs: Sequence[Run], number: int, lessons: Sequence[Lessons]) -> None:
-    """Train the stage of each run once for each learning rate, and keep the best by development rows."""
-    names = [list(run.adapters)[number] for run in runs]
-    previous = [list(run.adapters.values())[number - 1] if number else None for run in runs]
-    stage = runs[0].config.stages()[names[0]]
-    rows, collect_seconds, starts = [], [], []
-    for of in lessons:
-        start = time.perf_counter()
-        rows.append(of.rows(stage))
-        collect_seconds.append(time.perf_counter() - start)
-    for run, of, folder in list(zip(runs, lessons, previous, strict=True))[1:]:
-        with run.new_adapter(lm, of.contexts, folder) as model:
-            starts.append(trainable_copy(model))
-    with runs[0].new_adapter(lm, lessons[0].contexts, previous[0]) as model:
-        starts.insert(0, trainable_copy(model))
-        settings = [
-            run.settings_of(name, len(train), dev is not None)
-            for run, name, (train, dev) in zip(runs, names, rows, strict=True)
-        ]
-        jobs = [
-            [Job(start, train, dev, choice) for choice in choices]
-            for start, (train, dev), choices in zip(starts, rows, settings, strict=True)
-        ]
-        together = runs[0].config.side_by_side
-        results = iter(train_jobs(lm, stage, [job for of in jobs for job in of], names[0], together))
-        for i, (run, choices) in enumerate(zip(runs, settings, strict=True)):
-            weights, record = best_of(choices, list(islice(results, len(choices))))
-            if not run.adapters[names[i]].is_dir():
-                restore(model, weights)
-                sizes = {"n_rows": len(rows[i][0]), "n_trainable": n_trainable(model)}
-                record |= {**sizes, "collect_seconds": collect_seconds[i]}
-                save_adapter(model, run.adapters[names[i]], record)
+    """Train the stage of this number of each run once for each learning rate."""
+    shares = []
+    for run, of in zip(runs, lessons, strict=True):
+        folders = list(run.adapters.items())
+        shares.append(Share(run, folders[number][0], of, folders[number - 1][1] if number else None))
+    for share in shares[1:]:
+        with share.adapter(lm) as model:
+            share.start = trainable_copy(model)
+    first = shares[0]
+    with first.adapter(lm) as model:
+        first.start = trainable_copy(model)
+        stage, together = first.run.config.stages()[first.name], first.run.config.side_by_side
+        jobs = [job for share in shares for job in share.jobs()]
+        results = iter(train_jobs(lm, stage, jobs, first.name, together))
+        for share in shares:
+            own = list(islice(results, len(share.settings)))
+            if not share.run.adapters[share.name].is_dir():
+                share.save(model, own)
 
 
 def environment() -> dict[str, Any]:

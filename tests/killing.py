@@ -1,0 +1,81 @@
+"""A small job that is killed at random moments until it ends, in processes forked from one that has all imported."""
+
+import multiprocessing
+import random
+import time
+from pathlib import Path
+
+from conftest import example_rows, random_model
+
+from ia2.config import make_config
+from ia2.files import read_json, read_jsonl
+from ia2.run import Data, Run
+from ia2.world.tokenizer import build_tokenizer
+
+context = multiprocessing.get_context("forkserver")
+context.set_forkserver_preload(["ia2.run", "transformers.models.llama.modeling_llama"])
+
+
+def job(folder: str, model: str) -> None:
+    """Collect, two stages with two learning rates each, evaluation."""
+    options = {"num_train_epochs": 3, "learning_rate": (1e-3, 1e-2), "adapter_options": {"r": 4}}
+    data = Data(tuple(example_rows(6)), tuple(example_rows(9)[6:]))
+    run = Run.create(folder, make_config({"model": model, **options}), data)
+    run.train()
+    run.evaluate(example_rows(8))
+
+
+def save_model(folder: Path) -> str:
+    """A small random one."""
+    random_model("llama").save_pretrained(folder)
+    build_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+def kill(folder: Path, n_kills: int, seed: int) -> int:
+    """Kill the job at `n_kills` random moments, each time to go on with what it left; a job that ends is checked.
+
+    Returns:
+        The number of jobs that ended, all of them with the bytes of an undisturbed one.
+    """
+    rng, model, n_done = random.Random(seed), save_model(folder / "model"), 0
+    _run(folder / "undisturbed", model, None)
+    began = time.perf_counter()
+    _run(folder / "again", model, None)
+    longest = time.perf_counter() - began
+    _check(folder / "again", folder / "undisturbed")
+    while n_kills:
+        if _run(folder / f"job{n_done}", model, rng.uniform(0, longest)):
+            n_kills -= 1
+        else:
+            _check(folder / f"job{n_done}", folder / "undisturbed")
+            n_done += 1
+    _run(folder / f"job{n_done}", model, None)
+    _check(folder / f"job{n_done}", folder / "undisturbed")
+    return n_done + 1
+
+
+def _run(folder: Path, model: str, seconds: float | None) -> bool:
+    """Whether the job was still at work after so many seconds, and was killed."""
+    process = context.Process(target=job, args=(str(folder), model))
+    process.start()
+    process.join(seconds)
+    at_work = process.is_alive()
+    process.kill()
+    process.join()
+    assert at_work or process.exitcode == 0
+    return at_work
+
+
+def _check(folder: Path, other: Path) -> None:
+    names = {path.relative_to(other) for path in other.rglob("*.safetensors")}
+    assert names == {path.relative_to(folder) for path in folder.rglob("*.safetensors")}
+    for name in names:
+        assert (folder / name).read_bytes() == (other / name).read_bytes(), name
+    assert _answers(folder) == _answers(other)
+    assert read_json(folder / "metrics.json")["methods"].keys() == read_json(other / "metrics.json")["methods"].keys()
+    assert not list(folder.rglob("*.partial"))
+
+
+def _answers(folder: Path) -> list[dict[str, object]]:
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in read_jsonl(folder / "predictions.jsonl")]
