@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ia2.capture import Selection, paths
+from ia2.capture import BEFORE, Selection, paths
 from ia2.models import LanguageModel
 from ia2.passes import TOKENS_PER_BATCH
 from ia2.prompt import Tokens
@@ -61,9 +61,9 @@ def estimate(
     parameters = sum(p.numel() for p in lm.base.parameters())
     weights = sum(p.numel() * p.element_size() for p in lm.base.parameters())
     widths = {site: V if site == "logits" else D for site in selection.sites}
-    if "head_out" in widths:
-        weight: Any = lm.base.get_submodule(lm.anatomy.attn_out[0]).weight
-        widths["head_out"] = weight.numel() // D
+    for site in BEFORE & widths.keys():
+        weight: Any = lm.base.get_submodule(paths(lm.anatomy, site)[0]).weight
+        widths[site] = weight.numel() // D
     n_layers = {site: len(paths(lm.anatomy, site, selection.layers)) or 1 for site in selection.sites}
     a_row = [sum(selection.size(row, site) * widths[site] * n_layers[site] for site in widths) for row in teacher]
     longest = max((len(row.ids) for row in teacher), default=0)
