@@ -1,0 +1,88 @@
+"""How far what a method computes is from ICL and from zero-shot: per site and layer, with intervals over rows."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from ia2.analysis.activations import Activations
+from ia2.capture import Site
+from ia2.errors import IA2Error
+from ia2.progress import step
+from ia2.statistics import Array, Columns, Statistic, intervals, mean
+
+MIN_ROWS, CKA_ROWS = 8, 256
+SITES: tuple[Site, ...] = ("attn_out", "head_out", "mlp_out", "hidden")
+
+
+def distances(acts: Activations) -> dict[str, Any]:
+    """Of every variant to every reference, by site, reference, variant and metric.
+
+    Each metric is a list over the layers of the site (`layers`), a value with its 95% bootstrap interval over rows:
+    `cosine`, `l2` and `relative_l2` (see `Activations.gaps`), `cka` (see `cka`; of the first 256 rows, as its cost
+    grows with their square). `mean` has those of the mean over layers, without `cka`.
+
+    Raises:
+        IA2Error: fewer than 8 rows.
+    """
+    found: dict[str, Any] = {site: {"layers": list(layers)} for site, layers in acts.layers.items()}
+    n_rows = len(next(iter(acts.gaps.values()))["cosine"])
+    if n_rows < MIN_ROWS:
+        raise IA2Error(f"found {n_rows} test rows; expected at least {MIN_ROWS}, as intervals are over rows")
+    with step("distances", len(acts.gaps)) as advance:
+        for (site, reference, name), gap in acts.gaps.items():
+            a_NLD, b_NLD = (acts.means[of][site][:CKA_ROWS].double().numpy() for of in (name, reference))
+            grams = [[gram(of_NLD[:, i]) for of_NLD in (a_NLD, b_NLD)] for i in range(a_NLD.shape[1])]
+            found[site].setdefault(reference, {})[name] = {
+                **{metric: _by_layer(mean, [[of_N] for of_N in of_NL.T]) for metric, of_NL in gap.items()},
+                "cka": _by_layer(cka, grams),
+                "mean": {metric: _by_layer(mean, [[of_NL.mean(1)]])[0] for metric, of_NL in gap.items()},
+            }
+            advance()
+    return found
+
+
+def _by_layer(statistic: Statistic, columns: Sequence[Columns]) -> list[dict[str, float]]:
+    found = intervals({str(i): (statistic, of_layer) for i, of_layer in enumerate(columns)})
+    return [asdict(interval) for interval in found.values()]
+
+
+def gram(rows_ND: Array) -> Array:
+    """Inner products of rows, less their mean, (N, N)."""
+    centred_ND = rows_ND - rows_ND.mean(0)
+    return np.asarray(centred_ND @ centred_ND.T)
+
+
+def cka(gram_a: Array, gram_b: Array, *, counts: Array | None = None) -> Array:
+    """Linear centred kernel alignment of two sets of activations on the same rows, of at least four rows.
+
+    1 where the two are alike up to a rotation and a factor (Kornblith et al. 2019, arXiv 1905.00414, section 3), and in
+    the mean 0 where they have nothing to do with each other, as the estimate of the Hilbert-Schmidt independence
+    criterion is the unbiased one (Song et al. 2012, eq. 5). 0 where one of them is the same on all rows.
+
+    Args:
+        gram_a, gram_b: inner products of the rows (N, N).
+        counts: how often each row was drawn (..., N); once if None. Pairs of one row with itself do not count.
+    """
+    counts = np.ones(len(gram_a)) if counts is None else counts
+    sizes = _sums(np.ones_like(gram_a), np.ones_like(gram_a), counts)
+
+    def hsic(a: Array, b: Array) -> Array:
+        pairs, triples, quadruples = (s / n for s, n in zip(_sums(a, b, counts), sizes, strict=True))
+        return np.asarray(pairs - 2 * triples + quadruples)
+
+    between, scale = hsic(gram_a, gram_b), hsic(gram_a, gram_a) * hsic(gram_b, gram_b)
+    return np.divide(between, np.sqrt(np.abs(scale)), out=np.zeros_like(between), where=scale > 0)
+
+
+def _sums(gram_a: Array, gram_b: Array, counts: Array) -> tuple[Array, Array, Array]:
+    """Sums over different i, j, k, l of a_ij b_ij, of a_ij b_ik, and of a_ij b_kl."""
+    a, b = (gram - np.diag(np.diag(gram)) for gram in (gram_a, gram_b))
+    a_i, b_i, once = counts @ a, counts @ b, counts**2 @ (a * b)
+    same = (counts**2 * once).sum(-1)
+    pairs = (counts * (counts @ (a * b))).sum(-1)
+    triples = (counts * (a_i * b_i - once)).sum(-1)
+    shared = (counts**2 * (a_i * b_i - once)).sum(-1)
+    quadruples = (counts * a_i).sum(-1) * (counts * b_i).sum(-1) - 4 * shared - 2 * same
+    return pairs, triples, quadruples
