@@ -3,5 +3,6 @@
 from ia2.analysis.activations import Activations, read_activations
 from ia2.analysis.distances import distances
 from ia2.analysis.subject import Subject
+from ia2.analysis.weights import weights
 
-__all__ = ["Activations", "Subject", "distances", "read_activations"]
+__all__ = ["Activations", "Subject", "distances", "read_activations", "weights"]
