@@ -2,7 +2,21 @@
 
 from ia2.analysis.activations import Activations, read_activations
 from ia2.analysis.distances import distances
+from ia2.analysis.patching import patch_curve, patched, patched_scores
 from ia2.analysis.subject import Subject
+from ia2.analysis.units import Units, describe, find_units
 from ia2.analysis.weights import weights
 
-__all__ = ["Activations", "Subject", "distances", "read_activations", "weights"]
+__all__ = [
+    "Activations",
+    "Subject",
+    "Units",
+    "describe",
+    "distances",
+    "find_units",
+    "patch_curve",
+    "patched",
+    "patched_scores",
+    "read_activations",
+    "weights",
+]
