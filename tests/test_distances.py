@@ -125,5 +125,5 @@ def test_cka_does_not_see_rotations_and_factors_and_is_zero_for_what_is_unrelate
 
 
 def test_too_few_rows_are_refused(lm: LanguageModel) -> None:
-    with pytest.raises(IA2Error, match="found 7 test rows; expected at least 8"):
-        distances(read_activations(lm, GENERATED, ROWS[:7], [ZERO, ICL], ("hidden",)))
+    with pytest.raises(IA2Error, match="found 15 test rows; expected at least 16"):
+        distances(read_activations(lm, GENERATED, ROWS[:15], [ZERO, ICL], ("hidden",)))

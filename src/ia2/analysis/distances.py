@@ -12,7 +12,7 @@ from ia2.errors import IA2Error
 from ia2.progress import step
 from ia2.statistics import Array, Columns, Statistic, intervals, mean
 
-MIN_ROWS, CKA_ROWS = 8, 256
+MIN_ROWS, CKA_ROWS = 16, 256  # of fewer rows, some resamples hold no four different ones
 SITES: tuple[Site, ...] = ("attn_out", "head_out", "mlp_out", "hidden")
 
 
@@ -24,7 +24,7 @@ def distances(acts: Activations) -> dict[str, Any]:
     grows with their square). `mean` has those of the mean over layers, without `cka`.
 
     Raises:
-        IA2Error: fewer than 8 rows.
+        IA2Error: fewer than 16 rows.
     """
     found: dict[str, Any] = {site: {"layers": list(layers)} for site, layers in acts.layers.items()}
     n_rows = len(next(iter(acts.gaps.values()))["cosine"])

@@ -23,7 +23,7 @@ from ia2.statistics import Array, bootstrap, mean
 from ia2.task import Task
 
 Head = tuple[int, int]  # its decoder layer, and its number in it, from 0
-N_RANDOM = 5
+N_RANDOM = 3
 
 
 @contextmanager
@@ -132,7 +132,7 @@ def patch_curve(
 ) -> list[dict[str, Any]]:
     """Accuracy and NLL with the first k heads of an order patched, and with k random ones; k = 0, 1, 2, 4, ..., all.
 
-    Each with its bootstrap interval over rows; of random ones, the mean over five draws of heads.
+    Each with its bootstrap interval over rows; of random ones, the mean over three draws of heads.
     """
     rng = np.random.default_rng(0)
     sizes = [0, *(2**i for i in range(len(order).bit_length()) if 2**i < len(order)), len(order)]

@@ -31,8 +31,8 @@ class Units:
         places: decoder layer and number within it, from 0, of each unit.
         order: the units, those first whose standardised difference on the first half is largest.
         scores_icl, scores_method: of the rows of the second half, along the direction (N, U).
-        p: one-sided, that the scores of ICL are not above those of the method (Wilcoxon's signed-rank test: all ways
-            to exchange the two within rows).
+        p: one-sided, that the scores of ICL are not above those of the method (Wilcoxon's signed-rank test, which
+            is over all ways to exchange the two within rows; by its normal approximation).
         q: the same, corrected for the number of units (Benjamini and Hochberg 1995): of the units below q, a share of
             q is there by chance.
         n_by_chance: units with `q` below 0.05 where ICL and the method are exchanged at random within rows, mean over
@@ -102,7 +102,7 @@ def _split(acts_NLD: Array, n_units: int) -> Array:
 def _p_values(difference_NUW: Array, first: Any, second: Any) -> tuple[Array, Array]:
     """Of the second half's differences along the first half's mean, each unit's p, and that corrected."""
     along_NU = np.einsum("nuw,uw->nu", difference_NUW[second], difference_NUW[first].mean(0))
-    p = np.asarray(wilcoxon(along_NU, alternative="greater", zero_method="zsplit", axis=0).pvalue)
+    p = np.asarray(wilcoxon(along_NU, alternative="greater", method="asymptotic", zero_method="zsplit", axis=0).pvalue)
     return p, np.asarray(false_discovery_control(p))
 
 

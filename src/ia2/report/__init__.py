@@ -1,6 +1,7 @@
 """One self-contained HTML page: which method is best, by how much, at what cost."""
 
+from ia2.report.analysis import write_analysis
 from ia2.report.figures import display_name
 from ia2.report.page import write_report
 
-__all__ = ["display_name", "write_report"]
+__all__ = ["display_name", "write_analysis", "write_report"]

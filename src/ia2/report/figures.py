@@ -15,6 +15,7 @@ VARIETIES = {
     "unlabelled": "the same, with more queries, which ICL answered",
     "temperature": "the same answers, made less or more sure by one number",
     "contextual": "corrected by what the model says to an empty query",
+    "demos": "with the examples in the prompt after all",
 }
 
 
@@ -75,7 +76,7 @@ def display_name(method: str) -> str:
 def accuracy(methods: dict[str, Any], cells: list[dict[str, Any]]) -> str:
     """All methods with their intervals; below it, a panel a task, if there are cells."""
     caption = "Accuracy with its 95% interval" + (", mean over all cells." if cells else ".")
-    figure = _figure(_dots([("", methods)]), caption)
+    figure = framed(_dots([("", methods)]), caption)
     if not cells:
         return figure
     low = min(method["accuracy"]["low"] for cell in cells for method in cell["methods"].values())
@@ -86,7 +87,7 @@ def accuracy(methods: dict[str, Any], cells: list[dict[str, Any]]) -> str:
         dots.update_xaxes(range=[low - 0.03, 1.03])
         seeds = f"seeds {', '.join(str(cell['seed']) for cell in own)} from top to bottom" if own[1:] else "one seed"
         text = f"<b>{escape(task)}</b> <small>{escape(own[0]['description'])} ({escape(seeds)})</small>"
-        panels.append(_figure(dots, text, f"Accuracy of each method on {task}"))
+        panels.append(framed(dots, text, f"Accuracy of each method on {task}"))
     return f'{figure}<div class="wide panels">{"".join(panels)}</div>'
 
 
@@ -104,16 +105,16 @@ def _dots(series: Sequence[tuple[str, dict[str, Any]]]) -> go.Figure:
                 error_x={"array": [a["high"] - a["value"]], "arrayminus": [a["value"] - a["low"]], "width": 0},
                 mode="markers",
                 marker=look(name).marker(11 if len(series) == 1 else 8),
-                name=_plain(display_name(name)),
-                text=[_plain(f"{label} {PERCENT.interval(a)}%".strip())],
+                name=plain(display_name(name)),
+                text=[plain(f"{label} {PERCENT.interval(a)}%".strip())],
                 hovertemplate="%{fullData.name}: %{text}<extra></extra>",
             )
-    ticks = [_plain(display_name(name)) for name in reversed(names)]
+    ticks = [plain(display_name(name)) for name in reversed(names)]
     figure.update_yaxes(
         tickvals=list(range(len(names))), ticktext=ticks, showgrid=False, range=[-0.6, len(names) - 0.4]
     )
     figure.update_xaxes(tickformat=".0%", nticks=6)
-    return _styled(figure, height=50 + (32 if len(series) == 1 else 26) * len(names))
+    return styled(figure, height=50 + (32 if len(series) == 1 else 26) * len(names))
 
 
 def calibration(methods: dict[str, Any], predictions: list[dict[str, Any]], has_cells: bool) -> str:
@@ -123,7 +124,7 @@ def calibration(methods: dict[str, Any], predictions: list[dict[str, Any]], has_
         if rows := [p for p in predictions if p["variant"] == name]:
             own, ece = look(name), f"ECE {SCORE.interval(method['ece'])}"
             text = f"{own.dot}<b>{escape(own.name)}</b> <small>{ece}</small>"
-            panels.append(_figure(_reliability(own, rows), text, f"Reliability diagram of {own.name}, {ece}"))
+            panels.append(framed(_reliability(own, rows), text, f"Reliability diagram of {own.name}, {ece}"))
     if not panels:
         return ""
     pooled = " The dots pool the rows of all cells, the ECE is the mean of the cells' own." if has_cells else ""
@@ -149,12 +150,12 @@ def _reliability(own: Look, rows: list[dict[str, Any]]) -> go.Figure:
         line={"color": own.colour, "width": 1.5},
         marker={**own.marker(), "size": [5 + 13 * (count / max(n)) ** 0.5 for count in n], "opacity": 1},
         text=[f"{count} rows" for count in n],
-        name=_plain(own.name),
+        name=plain(own.name),
         hovertemplate="confidence %{x:.3f}<br>accuracy %{y:.3f}<br>%{text}<extra></extra>",
     )
     figure.update_xaxes(range=[-0.04, 1.04], tickvals=[0, 0.5, 1])
     figure.update_yaxes(range=[-0.06, 1.08], tickvals=[0, 0.5, 1])
-    return _styled(figure, height=210)
+    return styled(figure, height=210)
 
 
 def similarity(methods: dict[str, Any]) -> str:
@@ -169,20 +170,20 @@ def similarity(methods: dict[str, Any]) -> str:
             x=list(range(1, len(values) + 1)),
             y=values,
             mode="lines+markers",
-            name=_plain(own.name),
+            name=plain(own.name),
             line={"color": own.colour, "width": 2, "dash": "dash" if own.ring else "solid"},
             marker=own.marker(),
             hovertemplate="layer %{x}: %{y:.3f}<extra>%{fullData.name}</extra>",
         )
     n_layers = max(len(values) for values in layers.values())
     figure.update_xaxes(dtick=max(1, -(-n_layers // 8)), showgrid=False)
-    _styled(figure, height=420)
+    styled(figure, height=420)
     figure.update_layout(showlegend=True, legend={"orientation": "h", "y": -0.14, "yanchor": "top"})
     caption = "Cosine similarity of the attention outputs to ICL's, on the gold response; layer 1 is the first."
-    return _figure(figure, caption)
+    return framed(figure, caption)
 
 
-def _styled(figure: go.Figure, height: int) -> go.Figure:
+def styled(figure: go.Figure, height: int) -> go.Figure:
     """Without a template (it is 7 kB) and without colours of text and lines: the page's own script sets these."""
     clear = "rgba(0,0,0,0)"
     figure.update_layout(template="none", height=height, paper_bgcolor=clear, plot_bgcolor=clear, dragmode=False)
@@ -193,7 +194,7 @@ def _styled(figure: go.Figure, height: int) -> go.Figure:
     return figure
 
 
-def _figure(figure: go.Figure, caption: str, label: str = "") -> str:
+def framed(figure: go.Figure, caption: str, label: str = "") -> str:
     """`caption` is HTML, `label` text. In its JSON plotly escapes `<`: no text of it can end the script."""
     return (
         f'<figure><div class="plot" role="img" aria-label="{escape(label or caption)}"></div>'
@@ -201,6 +202,6 @@ def _figure(figure: go.Figure, caption: str, label: str = "") -> str:
     )
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text for plotly, which reads a subset of HTML."""
     return escape(text, quote=False)

@@ -77,6 +77,11 @@ def write_report(path: Path, metrics: dict[str, Any], predictions: list[dict[str
         "Where methods disagree": _disagreements(methods, predictions),
         "How to read this page": _notes(bool(cells)),
     }
+    write_page(path, title, setting, sections)
+
+
+def write_page(path: Path, title: str, setting: str, sections: dict[str, str]) -> None:
+    """Write a page of sections, HTML by heading, without those that are empty; `title` is HTML, `setting` text."""
     body = "\n".join(f"<section>\n<h2>{name}</h2>\n{html}\n</section>" for name, html in sections.items() if html)
     header = f"<header>\n<h1>{title}</h1>\n<p>{escape(setting)}</p>\n</header>"
     style, script = (files("ia2.report").joinpath(name).read_text("utf-8") for name in ("style.css", "script.js"))
@@ -161,7 +166,7 @@ def _methods_table(methods: dict[str, Any]) -> str:
         f"<li><b>{c.title}</b>: {c.what}{f'; {c.better} is better' if c.better else ''}.</li>" for c in columns
     )
     caption = "Every method on the same test rows: value, and its 95% bootstrap interval below; the best value is bold."
-    return f'{_table(caption, ["Method", *(c.title for c in columns)], rows)}\n<ul class="legend">{legend}</ul>'
+    return f'{table(caption, ["Method", *(c.title for c in columns)], rows)}\n<ul class="legend">{legend}</ul>'
 
 
 def _value_cell(name: str, method: dict[str, Any], column: Column, best: str | None) -> str:
@@ -195,7 +200,7 @@ def _differences_table(differences: dict[str, Any]) -> str:
         rows.append([" minus ".join(_name(name) for name in pair.split(" - ", 1)), *cells])
     caption = "Paired differences on the same rows, with 95% bootstrap intervals; bold where the interval leaves out 0."
     titles = [column.title.replace("%", "points") for column in columns]
-    return _table(caption, ["Methods", *titles], rows) if rows else ""
+    return table(caption, ["Methods", *titles], rows) if rows else ""
 
 
 def _difference_cell(difference: Interval, column: Column) -> str:
@@ -233,7 +238,7 @@ def _disagreements(methods: dict[str, Any], predictions: list[dict[str, Any]]) -
     titles = ["Query", "Gold", *(_name(name) for name in methods)]
     caption = "The query, its gold response, and each method's answer (✓ right, ✗ wrong) with its confidence below."
     summary = f"{n} of the {len(differing)} queries, of {len(by_query)}, that methods answer differently"
-    return f"<details><summary>{summary}</summary>\n{_table(caption, titles, rows)}</details>"
+    return f"<details><summary>{summary}</summary>\n{table(caption, titles, rows)}</details>"
 
 
 def _answer_cell(p: dict[str, Any]) -> str:
@@ -242,7 +247,7 @@ def _answer_cell(p: dict[str, Any]) -> str:
     return f'<span class="{kind}">{mark}</span> {text}<small>{p["confidence"]:.2f}</small>'
 
 
-def _table(caption: str, titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(caption: str, titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Of HTML cells; the first of a row is its header."""
     head = "".join(f'<th scope="col">{title}</th>' for title in titles)
     body = "\n".join(

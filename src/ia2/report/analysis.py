@@ -1,0 +1,198 @@
+"""The page of an analysis: why methods differ, on the same tokens."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+
+from ia2.report.figures import accuracy, framed, look, plain, styled
+from ia2.report.numbers import PERCENT, SCORE, Form, Interval
+from ia2.report.page import table, write_page
+
+SITES = {
+    "attn_out": "Attention outputs",
+    "head_out": "Heads",
+    "mlp_out": "Feed-forward outputs",
+    "neurons": "Neurons",
+    "hidden": "Residual stream",
+}
+METRICS = {"cosine": "cosine similarity", "cka": "kernel alignment", "relative_l2": "relative L2 distance"}
+UNITS = {"heads": "attention heads", "neurons": "neurons", "mlp_out": "feed-forward features"}
+SHORT, WHOLE = Form(2), Form(0)
+Series = Mapping[str, tuple[Sequence[float], Sequence[Interval]]]  # by method: x, and values with their intervals
+
+
+def write_analysis(path: Path, found: dict[str, Any]) -> None:
+    """Write the page of what analysis.json holds."""
+    setting = f"Model {found['model']} · {found['n_train']} training examples · {found['n_test']} test rows"
+    sections = {
+        "Distance to ICL": _distances(found["distances"]),
+        "Heads and neurons that tell ICL apart": _units(found["units"]),
+        "What ICL's heads do in another method": _patching(found["patching"]),
+        "Updates of the weights": _weights(found["weights"]) if "weights" in found else "",
+        "Does it still read its context?": _context(found["context"]),
+        "Which layers matter": _layers(found["layers"]) if "layers" in found else "",
+        "Left out": "".join(f"<p>{escape(what)}: {escape(why)}</p>" for what, why in found["skipped"].items()),
+        "How to read this page": "<p>Every method is read on the same tokens: the gold responses of the test rows. "
+        "Values have 95% bootstrap intervals over rows, those of weights over modules. They are of one training on one "
+        "draw of examples, and do not say what another would show. Numbers of layers and units begin with 1.</p>",
+    }
+    write_page(path, "Why methods differ", setting, sections)
+
+
+def _distances(found: dict[str, Any]) -> str:
+    panels = []
+    for metric, title in METRICS.items():
+        for site, of in found.items():
+            series = {name: ([layer + 1 for layer in of["layers"]], v[metric]) for name, v in of["icl"].items()}
+            caption = f"<b>{SITES[site]}</b> <small>{title} to ICL, by layer</small>"
+            panels.append(framed(_lines(series), caption, f"{SITES[site]}: {title} to ICL, by layer"))
+    rows = [
+        [
+            f"{look(name).dot}{escape(look(name).name)}",
+            *(
+                _cell(own["mean"][metric])
+                for own in (to_icl, found["attn_out"]["zero-shot"].get(name))
+                if own
+                for metric in ("cosine", "relative_l2")
+            ),
+        ]
+        for name, to_icl in found["attn_out"]["icl"].items()
+    ]
+    titles = ["Method", "Cosine to ICL", "Relative L2 to ICL", "Cosine to zero-shot", "Relative L2 to zero-shot"]
+    caption = "Attention outputs, mean over layers; a cosine of 1 and a distance of 0 are no difference."
+    return f'{table(caption, titles, rows)}<div class="wide panels">{"".join(panels)}</div>'
+
+
+def _units(found: dict[str, Any]) -> str:
+    rows, panels = [], []
+    for kind, methods in found.items():
+        for name, of in methods.items():
+            best = of["top"][0]
+            where = f"layer {best['layer'] + 1}, {best['unit'] + 1}: AUROC {SHORT.interval(best['auroc'])}"
+            counts = [str(of["n"]), str(of["n_survive"]), SHORT.number(of["n_by_chance"])]
+            rows.append([f"{look(name).dot}{escape(look(name).name)}<small>{UNITS[kind]}</small>", *counts, where])
+    for name, of in found["heads"].items():
+        own = look(name)
+        layers = [str(by["layer"] + 1) for by in of["by_layer"]]
+        figure = go.Figure(
+            go.Heatmap(
+                z=of["auroc"],
+                y=layers,
+                x=[str(head + 1) for head in range(len(of["auroc"][0]))],
+                zmin=0.5,
+                zmax=1,
+                colorscale=[[0, "rgba(138,138,138,0.12)"], [1, own.colour]],
+                showscale=False,
+                hovertemplate="layer %{y}, head %{x}: %{z:.2f}<extra></extra>",
+            )
+        )
+        figure.update_xaxes(type="category", nticks=8)
+        figure.update_yaxes(type="category", autorange="reversed", nticks=8)
+        text = f"{own.dot}<b>{escape(own.name)}</b> <small>heads (across) of each layer (down)</small>"
+        panels.append(framed(styled(figure, 210), text, f"AUROC of each head, ICL against {own.name}"))
+    titles = ["Method", "Units", "Survive", "By chance", "First unit"]
+    caption = (
+        "How many units tell ICL from a method on rows that they were not found on (q &lt; 0.05), how many where the "
+        "two are exchanged at random, and the unit found first, with its AUROC (0.5: not at all, 1: always)."
+    )
+    return (
+        f"{table(caption, titles, rows)}<p>AUROC of every head: the fuller the colour, the better it tells ICL apart, "
+        f'from 0.5 to 1.</p><div class="panels">{"".join(panels)}</div>'
+    )
+
+
+def _patching(found: dict[str, Any]) -> str:
+    panels = []
+    for name, curve in found.items():
+        own = look(name)
+        places = list(range(len(curve)))
+        for metric, title in (("nll", "NLL"), ("accuracy", "accuracy")):
+            figure = _lines({name: (places, [point[metric] for point in curve])}, own.name)
+            random = _lines(
+                {name: (places, [point[f"random_{metric}"] for point in curve])}, "random heads", dash="dot"
+            )
+            figure.add_traces(random.data)
+            figure.update_xaxes(tickvals=places, ticktext=[str(point["k"]) for point in curve])
+            text = f"{own.dot}<b>{escape(own.name)}</b> <small>{title} by heads patched; dotted: random heads</small>"
+            panels.append(framed(figure, text, f"{title} of {own.name} by the number of heads patched"))
+    return (
+        "<p>The first k heads, in the order that half of the rows gave them, do at the response positions what they do "
+        "in ICL; all else is the method's own. Measured on the other half.</p>"
+        f'<div class="wide panels">{"".join(panels)}</div>'
+    )
+
+
+def _weights(found: dict[str, Any]) -> str:
+    pairs = [
+        [
+            " with ".join(f"{look(name).dot}{escape(look(name).name)}" for name in pair.split(" - ")),
+            _cell(of["overlap"]["mean"]),
+            SCORE.number(of["expected"]["mean"]["value"]),
+        ]
+        for pair, of in found["pairs"].items()
+    ]
+    own = [
+        [f"{look(name).dot}{escape(look(name).name)}", *(_cell(of[metric]["mean"], SHORT) for metric in of)]
+        for name, of in found["adapters"].items()
+    ]
+    n = len(found["modules"])
+    caption = f"Overlap of the subspaces that two adapters write into, mean over {n} modules: 1 is the same subspace."
+    overlaps = table(caption, ["Adapters", "Overlap", "Random subspaces"], pairs) if pairs else ""
+    return f"{overlaps}{table('How large the updates are.', ['Adapter', 'Norm', 'Effective rank'], own)}"
+
+
+def _context(found: dict[str, Any]) -> str:
+    rows = [
+        [
+            " minus ".join(escape(look(name).name) for name in pair.split(" - ")),
+            f"{PERCENT.number(of['accuracy']['value'], '+')}<small>{PERCENT.bounds(of['accuracy'], '+')}</small>",
+            f"{SCORE.number(of['ece']['value'], '+')}<small>{SCORE.bounds(of['ece'], '+')}</small>",
+        ]
+        for pair, of in found["differences"].items()
+    ]
+    caption = "What demos in the prompt add to an adapter, and what an adapter adds to ICL; paired, on the same rows."
+    return f"{accuracy(found['methods'], [])}{table(caption, ['Methods', 'Accuracy, points', 'ECE'], rows)}"
+
+
+def _layers(found: dict[str, Any]) -> str:
+    columns = (("accuracy", PERCENT), ("ece", SCORE), ("nll", SCORE), ("similarity", SCORE))
+    rows = [
+        [escape(name), *(_cell(of[metric], form) for metric, form in columns)]
+        for name, of in (*found["methods"].items(), *found["layers"].items())
+    ]
+    caption = (
+        "IA2 aligned at some layers only (numbers begin with 0 here, as the option does), beside zero-shot and ICL."
+    )
+    return table(caption, ["Layers", "Accuracy, %", "ECE", "NLL", "Similarity"], rows)
+
+
+def _cell(interval: Interval | None, form: Form = SCORE) -> str:
+    return f"{form.number(interval['value'])}<small>{form.bounds(interval)}</small>" if interval else "—"
+
+
+def _lines(series: Series, label: str = "", dash: str = "solid") -> go.Figure:
+    """A line a method with its interval as bars."""
+    figure = go.Figure()
+    for name, (x, intervals) in series.items():
+        own, values = look(name), [of["value"] for of in intervals]
+        figure.add_scatter(
+            x=list(x),
+            y=values,
+            error_y={
+                "array": [of["high"] - of["value"] for of in intervals],
+                "arrayminus": [of["value"] - of["low"] for of in intervals],
+                "width": 0,
+                "thickness": 1,
+            },
+            mode="lines+markers",
+            name=plain(label or own.name),
+            line={"color": own.colour, "width": 2, "dash": "dash" if own.ring else dash},
+            marker=own.marker(5),
+            hovertemplate="%{y:.3f}<extra>%{fullData.name}</extra>",
+        )
+    longest = max(len(x) for x, _ in series.values())
+    figure.update_xaxes(dtick=max(1, -(-longest // 8)), showgrid=False)
+    return styled(figure, height=260)
