@@ -22,7 +22,7 @@ from ia2.world.tokenizer import build_tokenizer
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-METHODS_PAGE = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+METHODS_PAGE, ANALYSIS_PAGE = ((ROOT / "docs" / f"{name}.md").read_text("utf-8") for name in ("methods", "analysis"))
 
 
 def blocks(language: str, page: str) -> list[str]:
@@ -67,9 +67,14 @@ def test_commands_of_the_methods_page(command: str, workplace: Path) -> None:
     run(command, workplace)
 
 
-PYTHON = [
-    block for page in (README, (ROOT / "docs" / "tasks.md").read_text("utf-8")) for block in blocks("python", page)
-]
+def test_commands_of_the_analysis_page(workplace: Path) -> None:
+    for command in commands(ANALYSIS_PAGE):
+        run(command, workplace)
+    assert (workplace / "runs" / "compare" / "cells" / "seed0" / "analysis.html").is_file()
+
+
+TASKS_PAGE = (ROOT / "docs" / "tasks.md").read_text("utf-8")
+PYTHON = [block for page in (README, TASKS_PAGE, ANALYSIS_PAGE) for block in blocks("python", page)]
 
 
 @pytest.mark.parametrize("block", PYTHON, ids=range(len(PYTHON)))

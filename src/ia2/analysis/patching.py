@@ -18,7 +18,7 @@ from ia2.evaluation import Variant
 from ia2.models import LanguageModel
 from ia2.passes import batches
 from ia2.progress import step
-from ia2.prompt import TokenBatch, Tokens
+from ia2.prompt import Prompt, TokenBatch, Tokens
 from ia2.statistics import Array, bootstrap, mean
 from ia2.task import Task
 
@@ -77,37 +77,41 @@ def patched_scores(
     With labels, among these, NLL in nats; else right is where each token of the gold response is the most probable, and
     NLL a mean over these tokens. All teacher-forced: heads do what they do on the very same response.
     """
-    correct: list[list[Tensor]] = [[] for _ in sets]
-    nll: list[list[Tensor]] = [[] for _ in sets]
+    found: list[list[tuple[Tensor, Tensor]]] = [[] for _ in sets]
+    ids = _label_ids(lm, task, variant.prompt(task, examples[0]))
     with step(f"patch {variant.name}", len(sets) * len(examples)) as advance:
         for start in range(0, len(examples), ROWS_AT_A_TIME):
             chunk = examples[start : start + ROWS_AT_A_TIME]
-            answered = [replace(e, response=text) for e in chunk for text in task.labels or (e.label,)]
+            texts = task.labels[:1] if task.labels and ids else task.labels
+            answered = [replace(e, response=text) for e in chunk for text in texts or (e.label,)]
             values = read_rows(lm, task, answered, source, {"head_out"})["head_out"]
             rows = [lm.encoder.encode(variant.prompt(task, e, e.label)) for e in answered]
-            for k, heads in enumerate(sets):
+            for scores, heads in zip(found, sets, strict=True):
                 with using(lm, variant.adapter):
-                    logps, greedy = _forced(lm, rows, values, heads, n_heads)
-                if task.labels:
-                    scores = [logp_R.mean() if task.length_normalised else logp_R.sum() for logp_R in logps]
-                    logp_NC = torch.stack(scores).view(len(chunk), -1).log_softmax(-1)
-                    gold_N1 = torch.tensor([[task.labels.index(e.label)] for e in chunk], device=logp_NC.device)
-                    logp_N = logp_NC.gather(1, gold_N1)[:, 0]
-                    others_N = logp_NC.scatter(1, gold_N1, -torch.inf).max(-1).values
-                    correct[k].append(logp_N > others_N)
-                else:
-                    logp_N = torch.stack([logp_R.mean() for logp_R in logps])
-                    correct[k].append(torch.tensor(greedy))
-                nll[k].append(-logp_N)
+                    logps, greedy = _forced(lm, rows, values, heads, n_heads, ids)
+                scores.append(_among_labels(task, chunk, logps) if task.labels else _of_tokens(logps, greedy))
                 advance(len(chunk))
-    found = [[torch.cat(parts).double().cpu().numpy() for parts in of] for of in (correct, nll)]
-    return np.stack(found[0]), np.stack(found[1])
+    correct, nll = (
+        np.stack([torch.cat([part[i] for part in parts]).double().cpu().numpy() for parts in found]) for i in (0, 1)
+    )
+    return correct, nll
+
+
+def _label_ids(lm: LanguageModel, task: Task, prompt: Prompt) -> list[int]:
+    """The token of each label, where all are of one token behind this prompt: then one row tells of all; else none."""
+    rows = [lm.encoder.encode(replace(prompt, response=task.completion(label))) for label in task.labels or ()]
+    return [row.ids[-1] for row in rows] if all(row.n_response == 1 for row in rows) else []
 
 
 def _forced(
-    lm: LanguageModel, rows: Sequence[Tokens], values: Sequence[Tensor], heads: Collection[Head], n_heads: int
+    lm: LanguageModel,
+    rows: Sequence[Tokens],
+    values: Sequence[Tensor],
+    heads: Collection[Head],
+    n_heads: int,
+    label_ids: Sequence[int],
 ) -> tuple[list[Tensor], list[bool]]:
-    """Log-probabilities of each row's response tokens (R,), and whether each of them is the most probable."""
+    """Log-probabilities of each row's response tokens (R,), or of the labels (C,); and whether greedy says them."""
     logps, greedy = [torch.empty(0)] * len(rows), [False] * len(rows)
     for chosen in batches(rows):
         batch = lm.encoder.collate([rows[i] for i in chosen]).to(lm.device)
@@ -116,9 +120,29 @@ def _forced(
         logp_P = logp_PV.gather(1, batch.response_ids[:, None])[:, 0]
         best_P = logp_P > logp_PV.scatter(1, batch.response_ids[:, None], -torch.inf).max(-1).values
         sizes = [rows[i].n_response for i in chosen]
-        for i, logp_R, best_R in zip(chosen, logp_P.split(sizes), best_P.split(sizes), strict=True):
-            logps[i], greedy[i] = logp_R, bool(best_R.all())
+        parts = logp_PV[:, label_ids] if label_ids else logp_P.split(sizes)
+        for i, logp, best_R in zip(chosen, parts, best_P.split(sizes), strict=True):
+            logps[i], greedy[i] = logp, bool(best_R.all())
     return logps, greedy
+
+
+def _among_labels(task: Task, examples: Sequence[Example], logps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Whether the gold label is the most probable one, and its NLL among them; (N,) both.
+
+    `logps` are of the labels (C,), one an example, or of the tokens of each label, label by label.
+    """
+    labels = task.labels or ()
+    if len(logps) > len(examples):
+        logps = [logp_R.mean() if task.length_normalised else logp_R.sum() for logp_R in logps]
+    logp_NC = torch.stack(list(logps)).view(len(examples), len(labels)).log_softmax(-1)
+    gold_N1 = torch.tensor([[labels.index(example.label)] for example in examples], device=logp_NC.device)
+    logp_N = logp_NC.gather(1, gold_N1)[:, 0]
+    return logp_N > logp_NC.scatter(1, gold_N1, -torch.inf).max(-1).values, -logp_N
+
+
+def _of_tokens(logps: Sequence[Tensor], greedy: Sequence[bool]) -> tuple[Tensor, Tensor]:
+    """Whether each token of the gold response is the most probable one, and their mean NLL; (N,) both."""
+    return torch.tensor(greedy), -torch.stack([logp_R.mean() for logp_R in logps])
 
 
 def patch_curve(
