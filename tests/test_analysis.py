@@ -61,6 +61,7 @@ def test_all_adapters_of_a_cell_are_analysed_together(cell: Path, tmp_path: Path
         kind: ["zero-shot", *NAMES] for kind in ("heads", "neurons")
     }
     assert found["units"]["neurons"]["sft"]["n"] == 4 * 384
+    assert len(found["shared_units"]["heads"]) == len(found["shared_units"]["neurons"]) == 6
     assert [point["k"] for point in found["patching"]["sft"]] == [0, 1, 2, 4, 8, 16]
     assert list(found["context"]["methods"]) == ["icl", *NAMES, *(f"{name}+demos" for name in NAMES)]
     for interval in (found["distances"]["hidden"]["icl"]["sft"]["cka"][1], found["patching"]["sft"][1]["nll"]):

@@ -49,6 +49,19 @@ def test_distances_are_those_of_rows_read_one_by_one(any_lm: LanguageModel) -> N
             assert acts.means["icl"][site][i].numpy() == pytest.approx(b_RLD.mean(0), rel=1e-3, abs=1e-4)
 
 
+def test_similarity_by_position_is_over_the_rows_that_have_it(lm: LanguageModel) -> None:
+    acts = read_all(lm)
+    lengths = [len(cosine_R) for cosine_R in acts.cosines["hidden", "icl", "zero-shot"]]
+    assert len(set(lengths)) > 1
+    gaps_NL = acts.gaps["hidden", "icl", "zero-shot"]["cosine"]
+    means = [cosine_R.mean() for cosine_R in acts.cosines["hidden", "icl", "zero-shot"]]
+    assert means == pytest.approx(gaps_NL.mean(1), abs=1e-5)
+    found = distances(acts)["hidden"]["icl"]["zero-shot"]["by_position"]
+    assert len(found) == max(r for r in range(99) if sum(n >= r for n in lengths) >= 16)
+    first = [cosine_R[1] for cosine_R in acts.cosines["hidden", "icl", "zero-shot"]]
+    assert found[1]["value"] == pytest.approx(np.mean(first))
+
+
 def test_identical_models_have_no_distance(lm: LanguageModel) -> None:
     found = distances(read_all(lm, Variant("twin")))
     for site in SITES:

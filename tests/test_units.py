@@ -1,5 +1,6 @@
 """Heads and neurons that tell ICL from a method: planted ones are found, and none where there are none."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from conftest import LABELS, example_rows, random_model
 
 from ia2.adapters import loaded_adapters
 from ia2.analysis import Activations, describe, find_units, read_activations
-from ia2.analysis.units import Q, auroc, halves, standardised
+from ia2.analysis.units import Q, auroc, halves, shared, standardised
 from ia2.capture import Site
 from ia2.errors import IA2Error
 from ia2.evaluation import Variant
@@ -28,7 +29,7 @@ def noise(
     for (layer, unit), size in planted.items():
         icl[:, layer, unit, 0] += size
     means = {name: {"head_out": torch.tensor(of).flatten(2)} for name, of in (("icl", icl), ("sft", sft))}
-    return Activations({"head_out": (0, 2, 5)}, means, {})
+    return Activations({"head_out": (0, 2, 5)}, means, {}, {})
 
 
 @pytest.mark.parametrize("width", [1, 4])
@@ -48,7 +49,7 @@ def test_planted_units_are_found_and_no_others(width: int) -> None:
 
 def test_without_a_planted_unit_none_survives() -> None:
     acts = noise({}, layers=10, units=100, width=1)
-    units = find_units(Activations({"head_out": tuple(range(10))}, acts.means, {}), "head_out", 100, "sft")
+    units = find_units(Activations({"head_out": tuple(range(10))}, acts.means, {}, {}), "head_out", 100, "sft")
     assert (units.p < 0.05).sum() > 20  # though many seem to
     assert (units.q < Q).sum() == 0
     assert units.auroc.mean() == pytest.approx(0.5, abs=0.02)
@@ -97,6 +98,16 @@ def test_auroc_and_difference_are_those_of_all_pairs() -> None:
     assert standardised(a, b, counts=counts) == pytest.approx((a[drawn].mean() - b[drawn].mean()) / pooled)
     assert bootstrap(standardised, a, a).value == 0
     assert standardised(np.ones(5), np.ones(5)) == 0
+
+
+def test_units_that_two_methods_share_are_counted_against_chance() -> None:
+    acts = noise({(1, 3): 3.0, (2, 0): 2.0})
+    units = find_units(acts, "head_out", 8, "sft")
+    assert shared(units, units)["k"] == shared(units, units)["shared"] == 2
+    other = replace(units, order=units.order[::-1])
+    assert shared(units, other) == {"k": 2, "shared": 0, "expected": 4 / 24, "p": 1.0}
+    half = replace(units, order=[units.order[0], *units.order[2:], units.order[1]])
+    assert shared(units, half)["p"] == pytest.approx(1 - 22 * 21 / (24 * 23))  # that at least one is the same
 
 
 def test_features_must_be_whole_units() -> None:

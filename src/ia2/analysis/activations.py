@@ -31,11 +31,13 @@ class Activations:
         means: by variant and site, each row's mean over its response positions (N, L, D).
         gaps: by site, reference and variant, each row's distances (N, L), means over its response positions: `cosine`
             similarity in [-1, 1], `l2` norm of the difference, and `relative_l2`, that over the norm of the reference.
+        cosines: likewise, of each row the mean cosine similarity over layers at each of its response positions (R,).
     """
 
     layers: dict[Site, tuple[int, ...]]
     means: dict[str, dict[Site, Tensor]]
     gaps: dict[Key, dict[str, Array]]
+    cosines: dict[Key, list[Array]]
 
 
 @torch.no_grad()
@@ -61,6 +63,7 @@ def read_activations(
     """
     means: dict[str, dict[Site, list[Tensor]]] = {v.name: {site: [] for site in sites} for v in variants}
     gaps: dict[Key, list[dict[str, Array]]] = {}
+    cosines: dict[Key, list[Array]] = {}
     with step("read activations", len(examples) * len(variants)) as advance:
         for start in range(0, len(examples), ROWS_AT_A_TIME):
             chunk = examples[start : start + ROWS_AT_A_TIME]
@@ -73,12 +76,14 @@ def read_activations(
                     means[name][site] += [acts_RLD.mean(0).cpu() for acts_RLD in rows]
                     for reference in references:
                         if name != reference:
-                            gap = _gaps(rows, acts[reference][site])
+                            gap, cosine = _gaps(rows, acts[reference][site])
                             gaps.setdefault((site, reference, name), []).append(gap)
+                            cosines.setdefault((site, reference, name), []).extend(cosine)
     return Activations(
         {site: tuple(places(lm.anatomy, site)) for site in sites},
         {name: {site: torch.stack(rows) for site, rows in of.items()} for name, of in means.items()},
         {key: {m: np.concatenate([part[m] for part in parts]) for m in parts[0]} for key, parts in gaps.items()},
+        cosines,
     )
 
 
@@ -98,12 +103,15 @@ def read_rows(
     return found
 
 
-def _gaps(rows: Sequence[Tensor], reference: Sequence[Tensor]) -> dict[str, Array]:
-    """Each row's distances to the reference, (N, L)."""
+def _gaps(rows: Sequence[Tensor], reference: Sequence[Tensor]) -> tuple[dict[str, Array], list[Array]]:
+    """Each row's distances to the reference, (N, L), and its cosine similarities by position."""
     found: dict[str, list[Tensor]] = {"cosine": [], "l2": [], "relative_l2": []}
+    cosines = []
     for a_RLD, b_RLD in zip(rows, reference, strict=True):
         l2_RL = (a_RLD - b_RLD).norm(dim=-1)
-        found["cosine"].append(F.cosine_similarity(a_RLD, b_RLD, dim=-1).mean(0))
+        cosine_RL = F.cosine_similarity(a_RLD, b_RLD, dim=-1)
+        cosines.append(cosine_RL.mean(1).double().cpu().numpy())
+        found["cosine"].append(cosine_RL.mean(0))
         found["l2"].append(l2_RL.mean(0))
         found["relative_l2"].append((l2_RL / b_RLD.norm(dim=-1)).mean(0))
-    return {name: torch.stack(values).double().cpu().numpy() for name, values in found.items()}
+    return {name: torch.stack(values).double().cpu().numpy() for name, values in found.items()}, cosines

@@ -1,6 +1,7 @@
 """`ia2 analyze`: every analysis of a run or of a cell on the same test rows, as numbers and as a page."""
 
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from ia2.analysis.distances import distances
 from ia2.analysis.layers import layer_study
 from ia2.analysis.patching import patch_curve
 from ia2.analysis.subject import Subject
-from ia2.analysis.units import describe, find_units, halves
+from ia2.analysis.units import describe, find_units, halves, shared
 from ia2.analysis.weights import weights
 from ia2.capture import SITES, Site, places
 from ia2.data import Example
@@ -22,6 +23,8 @@ from ia2.models import LanguageModel
 from ia2.progress import say
 from ia2.report import write_analysis
 from ia2.task import Task
+
+FEED_FORWARD: tuple[Site, ...] = ("neurons", "mlp_out")  # the first one that the model has is looked at
 
 
 def analyze(
@@ -36,8 +39,8 @@ def analyze(
         layers: whether to train `ia2` at several choices of layers too, in `layers/` of the output.
 
     Returns:
-        What analysis.json holds: `distances`, `weights`, `units`, `patching`, `context` and `layers`, as the functions
-        of the same names return them, and `skipped`, what could not be done, with the reason.
+        What analysis.json holds: `distances`, `weights`, `units`, `shared_units`, `patching`, `context` and `layers`,
+        as the functions of this package return them; and `skipped`, what could not be done, with the reason.
     """
     subject = Subject.open(folder)
     output, task, lm = output or Path(folder), subject.run.task(), subject.load_model()
@@ -89,24 +92,27 @@ def _units(
     variants: Sequence[Variant],
     icl: Variant,
 ) -> dict[str, Any]:
-    """`units`: heads and neurons of each variant, told from ICL; `patching`: its heads patched with ICL's.
+    """`units`: heads and neurons of each variant, told from ICL; `shared_units`: those that two variants have alike;
+    `patching`: a variant's heads patched with ICL's.
 
     Heads are put in order on one half of the rows, and patched on the other. Where a model has no neurons, the features
     that its feed-forward blocks write are looked at.
     """
     n_heads = int(lm.base.config.get_text_config().num_attention_heads)
-    rows = [test[i] for i in halves(len(test))[1]]
-    feed_forward = next((site for site in ("neurons", "mlp_out") if site in acts.layers), None)
-    units: dict[str, Any] = {"heads": {}}
-    curves: dict[str, Any] = {}
+    heads = {v.name: find_units(acts, "head_out", n_heads, v.name) for v in variants}
+    looked_at = {"heads": heads}
+    if site := next((site for site in FEED_FORWARD if site in acts.layers), None):
+        width = acts.means["icl"][site].shape[-1]
+        looked_at[site] = {v.name: find_units(acts, site, width, v.name) for v in variants}
+    units = {kind: {name: describe(of) for name, of in found.items()} for kind, found in looked_at.items()}
+    common = {
+        kind: {f"{a} - {b}": shared(found[a], found[b]) for a, b in combinations(found, 2)}
+        for kind, found in looked_at.items()
+    }
+    curves = {}
     for variant in variants:
-        heads = find_units(acts, "head_out", n_heads, variant.name)
-        auroc_LH = heads.auroc.reshape(-1, n_heads).tolist()
-        units["heads"][variant.name] = {**describe(heads), "auroc": auroc_LH}
-        if feed_forward:
-            width = acts.means[variant.name][feed_forward].shape[-1]
-            found = describe(find_units(acts, feed_forward, width, variant.name))
-            units.setdefault(feed_forward, {})[variant.name] = found
-        order = [heads.places[u] for u in heads.order]
+        own, rows = heads[variant.name], [test[i] for i in halves(len(test))[1]]
+        units["heads"][variant.name]["auroc"] = own.auroc.reshape(-1, n_heads).tolist()
+        order = [own.places[u] for u in own.order]
         curves[variant.name] = patch_curve(lm, task, rows, variant, icl, order, n_heads)
-    return {"units": units, "patching": curves}
+    return {"units": units, "shared_units": common, "patching": curves}

@@ -10,8 +10,9 @@ from ia2.analysis.activations import Activations
 from ia2.capture import Site
 from ia2.errors import IA2Error
 from ia2.progress import step
-from ia2.statistics import Array, Columns, Statistic, intervals, mean
+from ia2.statistics import Array, Columns, Statistic, bootstrap, intervals, mean
 
+N_POSITIONS = 32
 MIN_ROWS, CKA_ROWS = 16, 256  # of fewer rows, some resamples hold no four different ones
 SITES: tuple[Site, ...] = ("attn_out", "head_out", "mlp_out", "hidden")
 
@@ -21,7 +22,8 @@ def distances(acts: Activations) -> dict[str, Any]:
 
     Each metric is a list over the layers of the site (`layers`), a value with its 95% bootstrap interval over rows:
     `cosine`, `l2` and `relative_l2` (see `Activations.gaps`), `cka` (see `cka`; of the first 256 rows, as its cost
-    grows with their square). `mean` has those of the mean over layers, without `cka`.
+    grows with their square). `mean` has those of the mean over layers, without `cka`. `by_position` is the cosine
+    similarity, mean over layers, at each of the first 32 response positions that at least 16 rows have.
 
     Raises:
         IA2Error: fewer than 16 rows.
@@ -37,6 +39,7 @@ def distances(acts: Activations) -> dict[str, Any]:
             found[site].setdefault(reference, {})[name] = {
                 **{metric: _by_layer(mean, [[of_N] for of_N in of_NL.T]) for metric, of_NL in gap.items()},
                 "cka": _by_layer(cka, grams),
+                "by_position": _by_position(acts.cosines[site, reference, name]),
                 "mean": {metric: _by_layer(mean, [[of_NL.mean(1)]])[0] for metric, of_NL in gap.items()},
             }
             advance()
@@ -46,6 +49,16 @@ def distances(acts: Activations) -> dict[str, Any]:
 def _by_layer(statistic: Statistic, columns: Sequence[Columns]) -> list[dict[str, float]]:
     found = intervals({str(i): (statistic, of_layer) for i, of_layer in enumerate(columns)})
     return [asdict(interval) for interval in found.values()]
+
+
+def _by_position(cosines: Sequence[Array]) -> list[dict[str, float]]:
+    found = []
+    for r in range(N_POSITIONS):
+        at_r = np.array([cosine_R[r] for cosine_R in cosines if len(cosine_R) > r])
+        if len(at_r) < MIN_ROWS:
+            break
+        found.append(asdict(bootstrap(mean, at_r)))
+    return found
 
 
 def gram(rows_ND: Array) -> Array:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import false_discovery_control, rankdata, wilcoxon
+from scipy.stats import false_discovery_control, hypergeom, rankdata, wilcoxon
 
 from ia2.analysis.activations import Activations
 from ia2.capture import Site
@@ -53,6 +53,18 @@ class Units:
         n = len(self.scores_icl)
         ranks = rankdata(np.concatenate([self.scores_icl, self.scores_method]), axis=0)[:n].sum(0)
         return np.asarray((ranks - n * (n + 1) / 2) / n**2)
+
+
+def shared(a: Units, b: Units) -> dict[str, float]:
+    """How many of the first k units of two methods are the same, k a tenth of them, and how many would be by chance."""
+    k = max(1, len(a.order) // 10)
+    both = len(set(a.order[:k]) & set(b.order[:k]))
+    return {
+        "k": k,
+        "shared": both,
+        "expected": k * k / len(a.order),
+        "p": float(hypergeom.sf(both - 1, len(a.order), k, k)),
+    }
 
 
 def halves(n: int, seed: int = 0) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -18,8 +18,15 @@ SITES = {
     "neurons": "Neurons",
     "hidden": "Residual stream",
 }
-METRICS = {"cosine": "cosine similarity", "cka": "kernel alignment", "relative_l2": "relative L2 distance"}
-UNITS = {"heads": "attention heads", "neurons": "neurons", "mlp_out": "feed-forward features"}
+METRICS = {
+    "cosine": ("cosine similarity", "Cosine similarity: whether each row is in the same direction as in ICL."),
+    "cka": ("kernel alignment", "Kernel alignment (CKA): whether rows lie to each other as they do in ICL."),
+    "relative_l2": (
+        "relative L2 distance",
+        "Relative L2 distance: how far each row is from ICL, over ICL's own length.",
+    ),
+}
+UNITS = {"heads": "head", "neurons": "neuron", "mlp_out": "feed-forward feature"}
 SHORT, WHOLE = Form(2), Form(0)
 Series = Mapping[str, tuple[Sequence[float], Sequence[Interval]]]  # by method: x, and values with their intervals
 
@@ -43,27 +50,37 @@ def write_analysis(path: Path, found: dict[str, Any]) -> None:
 
 
 def _distances(found: dict[str, Any]) -> str:
-    panels = []
-    for metric, title in METRICS.items():
+    panels = ""
+    for metric, (title, what) in METRICS.items():
+        figures = ""
         for site, of in found.items():
             series = {name: ([layer + 1 for layer in of["layers"]], v[metric]) for name, v in of["icl"].items()}
             caption = f"<b>{SITES[site]}</b> <small>{title} to ICL, by layer</small>"
-            panels.append(framed(_lines(series), caption, f"{SITES[site]}: {title} to ICL, by layer"))
-    rows = [
-        [
-            f"{look(name).dot}{escape(look(name).name)}",
-            *(
-                _cell(own["mean"][metric])
-                for own in (to_icl, found["attn_out"]["zero-shot"].get(name))
-                if own
-                for metric in ("cosine", "relative_l2")
-            ),
-        ]
-        for name, to_icl in found["attn_out"]["icl"].items()
-    ]
+            figures += framed(_lines(series), caption, f"{SITES[site]}: {title} to ICL, by layer")
+        panels += f'<p>{what}</p><div class="wide panels">{figures}</div>'
+    return f"{_means(found['attn_out'])}{panels}{_positions(found)}"
+
+
+def _means(found: dict[str, Any]) -> str:
+    rows = []
+    for name, to_icl in found["icl"].items():
+        both = (to_icl, found["zero-shot"].get(name, {"mean": {}}))
+        cells = [_cell(of["mean"].get(metric)) for of in both for metric in ("cosine", "relative_l2")]
+        rows.append([f"{look(name).dot}{escape(look(name).name)}", *cells])
     titles = ["Method", "Cosine to ICL", "Relative L2 to ICL", "Cosine to zero-shot", "Relative L2 to zero-shot"]
     caption = "Attention outputs, mean over layers; a cosine of 1 and a distance of 0 are no difference."
-    return f'{table(caption, titles, rows)}<div class="wide panels">{"".join(panels)}</div>'
+    return table(caption, titles, rows)
+
+
+def _positions(found: dict[str, Any]) -> str:
+    """Over the positions of responses; nothing where they are of one token."""
+    figures = ""
+    for site, of in found.items():
+        series = {name: (list(range(1, len(v["by_position"]) + 1)), v["by_position"]) for name, v in of["icl"].items()}
+        if max(len(x) for x, _ in series.values()) > 1:
+            caption = f"<b>{SITES[site]}</b> <small>cosine similarity to ICL, by response position</small>"
+            figures += framed(_lines(series), caption, f"{SITES[site]}: cosine similarity to ICL, by response position")
+    return f'<div class="wide panels">{figures}</div>' if figures else ""
 
 
 def _units(found: dict[str, Any]) -> str:
@@ -71,9 +88,11 @@ def _units(found: dict[str, Any]) -> str:
     for kind, methods in found.items():
         for name, of in methods.items():
             best = of["top"][0]
-            where = f"layer {best['layer'] + 1}, {best['unit'] + 1}: AUROC {SHORT.interval(best['auroc'])}"
+            where = (
+                f"{UNITS[kind]} {best['unit'] + 1} of layer {best['layer'] + 1}: AUROC {SHORT.interval(best['auroc'])}"
+            )
             counts = [str(of["n"]), str(of["n_survive"]), SHORT.number(of["n_by_chance"])]
-            rows.append([f"{look(name).dot}{escape(look(name).name)}<small>{UNITS[kind]}</small>", *counts, where])
+            rows.append([f"{look(name).dot}{escape(look(name).name)}<small>{UNITS[kind]}s</small>", *counts, where])
     for name, of in found["heads"].items():
         own = look(name)
         layers = [str(by["layer"] + 1) for by in of["by_layer"]]
@@ -158,15 +177,31 @@ def _context(found: dict[str, Any]) -> str:
 
 
 def _layers(found: dict[str, Any]) -> str:
-    columns = (("accuracy", PERCENT), ("ece", SCORE), ("nll", SCORE), ("similarity", SCORE))
+    columns = (("accuracy", "Accuracy, %", PERCENT), ("ece", "ECE", SCORE), ("similarity", "Similarity", SCORE))
+    looks = {**{look(name).name: name for name in found["methods"]}, **dict.fromkeys(found["layers"], "ia2")}
+    values = list({**found["methods"], **found["layers"]}.values())
+    panels = ""
+    for metric, title, _ in columns:
+        figure = go.Figure()
+        for (label, method), of in zip(looks.items(), values, strict=True):
+            a = of[metric]
+            figure.add_scatter(
+                x=[a["value"]],
+                y=[label],
+                error_x={"array": [a["high"] - a["value"]], "arrayminus": [a["value"] - a["low"]], "width": 0},
+                mode="markers",
+                marker=look(method).marker(),
+                name=plain(label),
+                hovertemplate="%{y}: %{x:.3f}<extra></extra>",
+            )
+        figure.update_yaxes(type="category", autorange="reversed", showgrid=False)
+        panels += framed(styled(figure, 60 + 24 * len(looks)), f"<b>{title.split(',')[0]}</b>", f"{title} by layers")
     rows = [
-        [escape(name), *(_cell(of[metric], form) for metric, form in columns)]
-        for name, of in (*found["methods"].items(), *found["layers"].items())
+        [escape(label), *(_cell(of[metric], form) for metric, _, form in columns)]
+        for label, of in zip(looks, values, strict=True)
     ]
-    caption = (
-        "IA2 aligned at some layers only (numbers begin with 0 here, as the option does), beside zero-shot and ICL."
-    )
-    return table(caption, ["Layers", "Accuracy, %", "ECE", "NLL", "Similarity"], rows)
+    caption = "IA2 aligned at some layers only (numbered from 0, as the option does), beside zero-shot and ICL."
+    return f'<div class="wide panels">{panels}</div>{table(caption, ["Layers", *(c[1] for c in columns)], rows)}'
 
 
 def _cell(interval: Interval | None, form: Form = SCORE) -> str:
