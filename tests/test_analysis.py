@@ -93,6 +93,8 @@ def test_a_run_is_analysed_and_what_cannot_be_is_said(
     assert "found IA3; expected LoRA" in found["skipped"]["weights"]
     assert "without weights" in " ".join(capsys.readouterr().err.split())
     assert "weights" not in found
+    with pytest.raises(IA2Error, match="label 'x' is not among the training labels"):
+        analyze(tmp_path / "run", [replace(row, response="x") for row in mood("test", 16)])
     page = (tmp_path / "run" / "analysis.html").read_text("utf-8")
     assert "expected LoRA, whose updates are of low rank" in page
     assert "Updates of the weights" not in page

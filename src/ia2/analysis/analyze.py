@@ -53,10 +53,10 @@ def analyze(
     }
     sites = _sites(lm, found["skipped"])
     with loaded_adapters(lm, subject.adapters):
+        found["context"] = reads_context(lm, task, test, adapters, icl)
         acts = read_activations(lm, task, test, [zero, icl, *adapters], sites)
         found["distances"] = distances(acts)
         found |= _units(lm, task, test, acts, [zero, *adapters], icl)
-        found["context"] = reads_context(lm, task, test, adapters, icl)
     try:
         found["weights"] = weights(subject.adapters)
     except IA2Error as error:
