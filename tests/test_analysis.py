@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import LABELS, example_rows
 
 from ia2 import world
 from ia2.adapters import loaded_adapters
 from ia2.analysis import Subject, analyze, layer_choices, layer_study, reads_context
+from ia2.analysis.units import halves
 from ia2.capture import layer_numbers
 from ia2.comparison import Cell
 from ia2.config import make_config
@@ -21,9 +23,11 @@ from ia2.errors import IA2Error
 from ia2.evaluation import Variant, evaluate
 from ia2.files import read_json
 from ia2.models import LanguageModel, load_model
+from ia2.report import write_analysis
 from ia2.run import Data, Run
 
 OPTIONS: dict[str, Any] = {"model": "tiny", "labels": ("0", "1"), "num_train_epochs": 1, "learning_rate": (1e-2,)}
+HOSTILE = "<script>alert(1)</script>"
 METHODS = ("sft", "ia2-sft+unlabelled")
 NAMES = ["ia2+unlabelled", "ia2-sft+unlabelled", "sft"]
 
@@ -42,10 +46,12 @@ def cell(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def numbers(value: Any) -> list[float]:
-    if isinstance(value, dict | list):
-        return [x for part in (value.values() if isinstance(value, dict) else value) for x in numbers(part)]
-    return [value] if isinstance(value, float) else []
+def nll_of_second_half(cell: Path, name: str, rows: list[Example]) -> float:
+    subject = Subject.open(cell)
+    lm, variant, half = subject.load_model(), Variant(name, adapter=name), halves(len(rows))[1]
+    with loaded_adapters(lm, {name: subject.adapters[name]}):
+        predictions = evaluate(lm, subject.run.task(), rows, [variant], variant)
+    return sum(predictions[i].nll for i in half) / len(half)
 
 
 def test_all_adapters_of_a_cell_are_analysed_together(cell: Path, tmp_path: Path) -> None:
@@ -63,6 +69,9 @@ def test_all_adapters_of_a_cell_are_analysed_together(cell: Path, tmp_path: Path
     assert found["units"]["neurons"]["sft"]["n"] == 4 * 384
     assert len(found["shared_units"]["heads"]) == len(found["shared_units"]["neurons"]) == 6
     assert [point["k"] for point in found["patching"]["sft"]] == [0, 1, 2, 4, 8, 16]
+    assert found["patching"]["sft"][0]["nll"]["value"] == pytest.approx(
+        nll_of_second_half(cell, "sft", mood("test", 40))
+    )
     assert list(found["context"]["methods"]) == ["icl", *NAMES, *(f"{name}+demos" for name in NAMES)]
     for interval in (found["distances"]["hidden"]["icl"]["sft"]["cka"][1], found["patching"]["sft"][1]["nll"]):
         assert interval["low"] <= interval["value"] <= interval["high"]
@@ -99,6 +108,8 @@ def test_a_run_is_analysed_and_what_cannot_be_is_said(
     assert "expected LoRA, whose updates are of low rank" in page
     assert "Updates of the weights" not in page
     assert "Which layers matter" in page
+    write_analysis(tmp_path / "hostile.html", {**found, "model": HOSTILE, "skipped": {HOSTILE: HOSTILE}})
+    assert HOSTILE not in (tmp_path / "hostile.html").read_text("utf-8")
 
 
 def test_what_is_no_run_is_refused(cell: Path, tmp_path: Path) -> None:
@@ -172,7 +183,9 @@ def test_alignment_of_some_layers_is_compared_with_that_of_all(lm: LanguageModel
 
 def test_contexts_and_labels_of_the_subject_are_those_of_its_runs(cell: Path) -> None:
     subject = Subject.open(cell)
-    lm = subject.load_model()
+    half = replace(subject.run, config=subject.run.config.model_copy(update={"dtype": "bfloat16"}))
+    lm = replace(subject, run=half).load_model()
+    assert lm.base.dtype == torch.float32
     zero, icl, *adapters = subject.variants(lm)
     assert (zero.contexts, zero.adapter) == (None, None)
     assert isinstance(icl.contexts, Contexts)
