@@ -62,9 +62,11 @@ def _by_position(cosines: Sequence[Array]) -> list[dict[str, float]]:
 
 
 def gram(rows_ND: Array) -> Array:
-    """Inner products of rows, less their mean, (N, N)."""
+    """Inner products of different rows, less their mean, (N, N); 0 of a row with itself."""
     centred_ND = rows_ND - rows_ND.mean(0)
-    return np.asarray(centred_ND @ centred_ND.T)
+    found = centred_ND @ centred_ND.T
+    np.fill_diagonal(found, 0)
+    return np.asarray(found)
 
 
 def cka(gram_a: Array, gram_b: Array, *, counts: Array | None = None) -> Array:
@@ -75,27 +77,25 @@ def cka(gram_a: Array, gram_b: Array, *, counts: Array | None = None) -> Array:
     criterion is the unbiased one (Song et al. 2012, eq. 5). 0 where one of them is the same on all rows.
 
     Args:
-        gram_a, gram_b: inner products of the rows (N, N).
+        gram_a, gram_b: see `gram`.
         counts: how often each row was drawn (..., N); once if None. Pairs of one row with itself do not count.
     """
     counts = np.ones(len(gram_a)) if counts is None else counts
-    sizes = _sums(np.ones_like(gram_a), np.ones_like(gram_a), counts)
-
-    def hsic(a: Array, b: Array) -> Array:
-        pairs, triples, quadruples = (s / n for s, n in zip(_sums(a, b, counts), sizes, strict=True))
-        return np.asarray(pairs - 2 * triples + quadruples)
-
-    between, scale = hsic(gram_a, gram_b), hsic(gram_a, gram_a) * hsic(gram_b, gram_b)
+    between = _hsic(gram_a, gram_b, counts)
+    scale = _hsic(gram_a, gram_a, counts) * _hsic(gram_b, gram_b, counts)
     return np.divide(between, np.sqrt(np.abs(scale)), out=np.zeros_like(between), where=scale > 0)
 
 
-def _sums(gram_a: Array, gram_b: Array, counts: Array) -> tuple[Array, Array, Array]:
-    """Sums over different i, j, k, l of a_ij b_ij, of a_ij b_ik, and of a_ij b_kl."""
-    a, b = (gram - np.diag(np.diag(gram)) for gram in (gram_a, gram_b))
-    a_i, b_i, once = counts @ a, counts @ b, counts**2 @ (a * b)
-    same = (counts**2 * once).sum(-1)
-    pairs = (counts * (counts @ (a * b))).sum(-1)
-    triples = (counts * (a_i * b_i - once)).sum(-1)
-    shared = (counts**2 * (a_i * b_i - once)).sum(-1)
-    quadruples = (counts * a_i).sum(-1) * (counts * b_i).sum(-1) - 4 * shared - 2 * same
-    return pairs, triples, quadruples
+def _hsic(a: Array, b: Array, counts: Array) -> Array:
+    """Means over different rows i, j, k, l, each as often as drawn, of a_ij b_ij - 2 a_ij b_ik + a_ij b_kl. (...)"""
+    squares = counts * counts
+    n, n2, n3, n4 = counts.sum(-1), squares.sum(-1), (squares * counts).sum(-1), (squares * squares).sum(-1)
+    a_i, b_i, ab_i, ab2_i = counts @ a, counts @ b, counts @ (a * b), squares @ (a * b)
+    pairs = (counts * ab_i).sum(-1)
+    triples = (counts * (a_i * b_i - ab2_i)).sum(-1)
+    shared = (squares * (a_i * b_i - ab2_i)).sum(-1)  # of pairs ij and kl that have one row in common
+    both = (squares * ab2_i).sum(-1)
+    quadruples = (counts * a_i).sum(-1) * (counts * b_i).sum(-1) - 4 * shared - 2 * both
+    n_pairs, n_triples = n**2 - n2, n**3 - 3 * n * n2 + 2 * n3
+    n_quadruples = n**4 - 6 * n**2 * n2 + 8 * n * n3 + 3 * n2**2 - 6 * n4
+    return np.asarray(pairs / n_pairs - 2 * triples / n_triples + quadruples / n_quadruples)
