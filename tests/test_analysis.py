@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import LABELS, example_rows
+from conftest import LABELS, example_rows, random_model, reasoned_rows
 
 from ia2 import world
 from ia2.adapters import loaded_adapters
@@ -25,6 +25,7 @@ from ia2.files import read_json
 from ia2.models import LanguageModel, load_model
 from ia2.report import write_analysis
 from ia2.run import Data, Run
+from ia2.world.tokenizer import build_tokenizer
 
 OPTIONS: dict[str, Any] = {"model": "tiny", "labels": ("0", "1"), "num_train_epochs": 1, "learning_rate": (1e-2,)}
 HOSTILE = "<script>alert(1)</script>"
@@ -89,25 +90,34 @@ def test_all_adapters_of_a_cell_are_analysed_together(cell: Path, tmp_path: Path
     attention = found["distances"]["attn_out"]["icl"]["sft"]["cosine"]
     assert drawn[0]["data"][3]["y"] == [interval["value"] for interval in attention]
     assert len(page) < 5e6
+    assert "by response position" not in page  # the responses are of one token
+    with pytest.raises(IA2Error, match="label 'x' is not among the training labels"):
+        analyze(cell, [replace(row, response="x") for row in mood("test", 16)], tmp_path)
 
 
 def test_a_run_is_analysed_and_what_cannot_be_is_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = make_config({**OPTIONS, "method": "ia2", "adapter": "ia3"})
-    Run.create(tmp_path / "run", config, Data(mood("train", 8))).train(load_model("tiny", device="cpu"))
+    """Experts have no neurons, and IA3's updates are not of low rank; answers are generated here."""
+    random_model("mixtral").save_pretrained(tmp_path / "mixtral")
+    build_tokenizer().save_pretrained(tmp_path / "mixtral")
+    rows = [replace(row, query=f"{i} {row.query}") for i, row in enumerate(reasoned_rows(26))]
+    options = {"model": str(tmp_path / "mixtral"), "labels": "none", "max_new_tokens": 4, "method": "ia2"}
+    config = make_config({**OPTIONS, **options, "adapter": "ia3"})
+    Run.create(tmp_path / "run", config, Data(rows[:4])).train()
     monkeypatch.setattr("ia2.analysis.layers.layer_choices", lambda n_layers: ["all", "last:1"])
-    found = analyze(tmp_path / "run", mood("test", 16), layers=True)
+    found = analyze(tmp_path / "run", rows[4:], layers=True)
     assert list(found["layers"]["layers"]) == ["all", "last:1"]
-    assert "found IA3; expected LoRA" in found["skipped"]["weights"]
-    assert "without weights" in " ".join(capsys.readouterr().err.split())
+    assert list(found["skipped"]) == ["neurons", "weights"]
+    assert "without weights: " in " ".join(capsys.readouterr().err.split())
     assert "weights" not in found
-    with pytest.raises(IA2Error, match="label 'x' is not among the training labels"):
-        analyze(tmp_path / "run", [replace(row, response="x") for row in mood("test", 16)])
+    assert list(found["units"]) == ["heads", "mlp_out"]
+    assert found["units"]["mlp_out"]["ia2"]["n"] == 3 * 32
     page = (tmp_path / "run" / "analysis.html").read_text("utf-8")
     assert "expected LoRA, whose updates are of low rank" in page
     assert "Updates of the weights" not in page
     assert "Which layers matter" in page
+    assert "by response position" in page
     write_analysis(tmp_path / "hostile.html", {**found, "model": HOSTILE, "skipped": {HOSTILE: HOSTILE}})
     assert HOSTILE not in (tmp_path / "hostile.html").read_text("utf-8")
 
