@@ -76,6 +76,11 @@ def test_the_planted_head_moves_the_output_and_the_others_do_not(tmp_path: Path)
     assert abs(curve[1]["random_nll"]["value"] - first[0]) < abs(first[1] - first[0])
 
 
+def test_a_model_of_one_head_has_a_curve_without_random_ones(lm: LanguageModel) -> None:
+    curve = patch_curve(lm, LABELS, ROWS[LABELS], ZERO, TWIN, [(0, 0)], 1)
+    assert [point["k"] for point in curve] == [0, 1]
+
+
 def test_only_the_aligned_positions_and_the_chosen_heads_are_patched(any_lm: LanguageModel) -> None:
     rows = [any_lm.encoder.encode(build_prompt(GENERATED, (), e.query, e.label)) for e in ROWS[GENERATED][:3]]
     batch = any_lm.encoder.collate(rows, "query")

@@ -165,7 +165,7 @@ def patch_curve(
     correct, nll = patched_scores(lm, task, examples, variant, source, [*(order[:k] for k in sizes), *draws], n_heads)
     found = []
     for name, of_SN in (("accuracy", correct), ("nll", nll)):
-        first, random = of_SN[: len(sizes)], of_SN[len(sizes) :].reshape(len(inner), N_RANDOM, -1).mean(1)
+        first, random = of_SN[: len(sizes)], of_SN[len(sizes) :].reshape(len(inner), N_RANDOM, len(examples)).mean(1)
         found.append((name, first, np.concatenate([first[:1], random, first[-1:]])))
     return [
         {

@@ -27,7 +27,7 @@ METRICS = {
     ),
 }
 UNITS = {"heads": "head", "neurons": "neuron", "mlp_out": "feed-forward feature"}
-SHORT, WHOLE = Form(2), Form(0)
+SHORT = Form(2)
 Series = Mapping[str, tuple[Sequence[float], Sequence[Interval]]]  # by method: x, and values with their intervals
 
 
@@ -36,7 +36,7 @@ def write_analysis(path: Path, found: dict[str, Any]) -> None:
     setting = f"Model {found['model']} · {found['n_train']} training examples · {found['n_test']} test rows"
     sections = {
         "Distance to ICL": _distances(found["distances"]),
-        "Heads and neurons that tell ICL apart": _units(found["units"]),
+        "Heads and neurons that tell ICL apart": _units(found["units"]) + _shared(found["shared_units"]),
         "What ICL's heads do in another method": _patching(found["patching"]),
         "Updates of the weights": _weights(found["weights"]) if "weights" in found else "",
         "Does it still read its context?": _context(found["context"]),
@@ -121,6 +121,21 @@ def _units(found: dict[str, Any]) -> str:
         f"{table(caption, titles, rows)}<p>AUROC of every head: the fuller the colour, the better it tells ICL apart, "
         f'from 0.5 to 1.</p><div class="panels">{"".join(panels)}</div>'
     )
+
+
+def _shared(found: dict[str, Any]) -> str:
+    rows = [
+        [
+            f"{' with '.join(escape(look(name).name) for name in pair.split(' - '))}<small>{UNITS[kind]}s</small>",
+            f"{of['shared']} of {of['k']}",
+            SHORT.number(of["expected"]),
+            SCORE.number(of["p"]),
+        ]
+        for kind, pairs in found.items()
+        for pair, of in pairs.items()
+    ]
+    caption = "Of the first tenth of units of two methods, how many are the same, and how many random ones would be."
+    return table(caption, ["Methods", "Shared", "By chance", "p"], rows)
 
 
 def _patching(found: dict[str, Any]) -> str:
