@@ -129,7 +129,7 @@ def _shared(found: dict[str, Any]) -> str:
             f"{' with '.join(escape(look(name).name) for name in pair.split(' - '))}<small>{UNITS[kind]}s</small>",
             f"{of['shared']} of {of['k']}",
             SHORT.number(of["expected"]),
-            SCORE.number(of["p"]),
+            SCORE.number(of["p"]) if of["p"] >= 0.001 else "&lt; 0.001",
         ]
         for kind, pairs in found.items()
         for pair, of in pairs.items()
