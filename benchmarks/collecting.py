@@ -1,12 +1,17 @@
 """Collecting what the teacher does."""
 
+from dataclasses import replace
+
 import torch
 
 from benchmarks.harness import Row, beside
-from benchmarks.subject import ATTENTION, alike, examples, load, plain_collect, prompts
+from benchmarks.subject import ATTENTION, alike, examples, load, plain_collect, plain_generate, prompts
 from ia2.contexts import Contexts
-from ia2.passes import batches
+from ia2.evaluation import generate
+from ia2.passes import batches, passes
+from ia2.prompt import Tokens
 from ia2.targets import collect
+from ia2.task import Task
 
 
 def run(quick: bool) -> list[Row]:
@@ -39,10 +44,22 @@ def run(quick: bool) -> list[Row]:
     one = "collect, 128 queries behind the same 16 demos: beside whole prompts, a row at a time"
     found.append(beside(one, ours, lambda: plain_collect(lm, rows), 5, repeats, alike))
 
-    train = examples("sum-mood-food", 8)
-    given = prompts("sum-mood-food", train, Contexts(tuple(train)))
-    rows = [lm.encoder.encode(prompt) for prompt in given]
-    longest = max(row.n_response for row in rows)
-    name = f"collect, generated responses (up to {longest} tokens): beside a full forward for each token"
-    found.append(beside(name, ours, lambda: plain_collect(lm, rows, each_token=True), 20, repeats, alike))
+    train = examples("mood", 8)
+    unending = Task(None, separator="~", max_new_tokens=200)
+    asked = [replace(prompt, response="") for prompt in prompts("mood", train, Contexts(tuple(train)))]
+    rows = [lm.encoder.encode(prompt) for prompt in asked]
+
+    def generated() -> list[torch.Tensor]:
+        texts = zip(rows, generate(lm, rows, unending), strict=True)
+        written = [Tokens((*row.ids, *new), len(new), row.n_query) for row, new in texts]
+        found: list[torch.Tensor] = [torch.empty(0)] * len(rows)
+        with torch.no_grad():
+            for chosen, _, values in passes(lm, written, ATTENTION.sites):
+                parts = values["attn_out"].split([written[i].n_response for i in chosen])
+                for i, part in zip(chosen, parts, strict=True):
+                    found[i] = part
+        return found
+
+    name = "collect, generated responses of 200 tokens: beside a full forward for each token"
+    found.append(beside(name, generated, lambda: plain_generate(lm, rows, 200), 20, repeats, alike))
     return found

@@ -3,13 +3,16 @@
 import resource
 import subprocess
 import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from benchmarks.harness import Row, from_pairs
-from benchmarks.subject import ATTENTION, examples, load, prompts
+from benchmarks.subject import examples, load, prompts
+from ia2.capture import SITES, Selection
 from ia2.contexts import Contexts
 from ia2.targets import collect
 
-N = 256
+N = 2048  # a tenth of a gigabyte of targets
 
 
 def run(quick: bool) -> list[Row]:
@@ -27,5 +30,7 @@ def peak(n: int) -> float:
 
 if __name__ == "__main__":
     given = examples("mood", int(sys.argv[1]) + 16)
-    collect(load(), prompts("mood", given[16:], Contexts(tuple(given[:16]))), ATTENTION)
+    whole = Selection(frozenset(SITES), positions="query")
+    with TemporaryDirectory() as folder:
+        collect(load(), prompts("mood", given[16:], Contexts(tuple(given[:16]))), whole, Path(folder))
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)

@@ -1,29 +1,34 @@
 """Steps of priming and fine-tuning, and whole jobs."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 from transformers import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
 from benchmarks.harness import Row, beside
-from benchmarks.subject import examples, load, prompts, task
+from benchmarks.subject import Plain, examples, load, prompts, task
 from ia2.adapters import new_adapter
+from ia2.bank import restore, trainable_copy
 from ia2.config import make_config
 from ia2.contexts import Contexts
+from ia2.data import Example
+from ia2.files import read_json
+from ia2.jobs import Job, Rows, TrainingSettings
 from ia2.methods import Stage, methods
 from ia2.models import LanguageModel
-from ia2.prompt import build_prompt
+from ia2.prompt import Tokens, build_prompt
 from ia2.run import Data, Run
 from ia2.targets import Targets, collect
-from ia2.training import Rows, TrainingSettings, restore, train_stage, trainable_copy
+from ia2.training import train_jobs, train_stage
 
-N, BATCH, RATE = 16, 4, 1e-3
+N, BATCH, RATE, RATES = 16, 4, 1e-3, (3e-4, 1e-3, 3e-3)
 Weights = dict[str, torch.Tensor]
 
 
@@ -45,14 +50,15 @@ def adapted(lm: LanguageModel) -> Iterator[Callable[[], None]]:
 
 
 def run(quick: bool) -> list[Row]:
-    """Steps, then jobs."""
-    return [*steps(10 if quick else 25, 3 if quick else 7), *jobs(2 if quick else 5)]
+    """Steps, banks, jobs."""
+    repeats = 3 if quick else 7
+    return [*steps(10 if quick else 25, repeats), *banks(10, repeats), *jobs(repeats)]
 
 
 def steps(epochs: int, repeats: int) -> list[Row]:
     """Of a priming and an SFT stage without development rows; SFT beside a bare loop and TRL."""
     lm, rows = load(), examples("mood", N)
-    bare = [lm.encoder.encode(build_prompt(task("mood"), (), row.query, row.label)) for row in rows]
+    bare = _bare(lm, rows)
     settings = TrainingSettings(RATE, epochs, BATCH)
     table = methods()
     prime, tune = table["ia2"].stages[0], table["sft"].stages[0]
@@ -122,7 +128,7 @@ def _trl(lm: LanguageModel, rows: list[Any], epochs: int) -> list[float]:
             save_strategy="no",
             report_to="none",
             disable_tqdm=True,
-            logging_steps=2,
+            logging_steps=1,
             dataloader_pin_memory=False,
             optim="adamw_torch",
             seed=0,
@@ -135,7 +141,7 @@ def _trl(lm: LanguageModel, rows: list[Any], epochs: int) -> list[float]:
 
 
 def losses(log: list[dict[str, float]]) -> list[float]:
-    """Training losses along a run, a mean of two steps each."""
+    """Training losses along a run, step by step."""
     return [entry["loss"] for entry in log if "loss" in entry]
 
 
@@ -149,15 +155,66 @@ def alike(a: Weights, b: Weights) -> bool:
     return all(torch.allclose(a[name], b[name], atol=1e-4) for name in a)
 
 
+def banks(epochs: int, repeats: int) -> list[Row]:
+    """A grid of learning rates and seeds side by side, beside one after another; without early stopping."""
+    lm, rows, dev = load(), examples("mood", N), examples("mood", 8, "dev")
+    stage = methods()["ia2"].stages[0]
+    contexts = Contexts(tuple(rows))
+    made = [
+        Rows(_bare(lm, of), collect(lm, prompts("mood", of, contexts), stage.selection(lm.anatomy)))
+        for of in (rows, dev)
+    ]
+    with new_adapter(lm, "lora", {}, 0, None, None) as model:
+        start = trainable_copy(model)
+        jobs = [
+            Job(start, *made, TrainingSettings(rate, epochs, BATCH, early_stopping_patience=1000, seed=seed))
+            for seed in range(4)
+            for rate in RATES
+        ]
+
+        def trained(together: bool) -> list[float]:
+            return [result.log[-1]["eval_loss"] for result in train_jobs(lm, stage, jobs, together=together)]
+
+        name = f"a grid of {len(jobs)} adapters: beside one after another"
+        # to 2%: rounding grows over the steps
+        return [
+            beside(
+                name, lambda: trained(True), lambda: trained(False), 4, repeats, lambda a, b: np.allclose(a, b, 0.02)
+            )
+        ]
+
+
+def _bare(lm: LanguageModel, rows: Sequence[Example]) -> list[Tokens]:
+    return [lm.encoder.encode(build_prompt(task("mood"), (), row.query, row.label)) for row in rows]
+
+
 def jobs(repeats: int) -> list[Row]:
-    """A whole `ia2-sft` job with development rows beside a whole `sft` job: the price of the second stage."""
+    """A whole `ia2-sft` job with development rows, beside the published procedure and beside a whole `sft` job."""
     lm = load()
     data = Data(examples("mood", N), examples("mood", 8, "dev"))
+    own = {"loss": "mse", "learning_rate": RATES, "num_train_epochs": 5, "early_stopping_patience": 1000}
 
-    def job(method: str) -> None:
+    def job(method: str) -> list[float]:
         with TemporaryDirectory() as folder:
-            config = make_config({"model": "tiny", "method": method, "labels": task("mood").labels})
-            Run.create(Path(folder) / "run", config, data).train(lm)
+            config = make_config({"model": "tiny", "method": method, "labels": task("mood").labels, **own})
+            run = Run.create(Path(folder) / "run", config, data)
+            folders = run.train(lm).values()
+            return [read_json(of / "training.json")["trainings"][0]["log"][0]["eval_loss"] for of in folders]
 
-    name = f"the whole ia2-sft job, N={N}: beside plain SFT"
-    return [beside(name, lambda: job("ia2-sft"), lambda: job("sft"), None, repeats, higher_is_better=False)]
+    contexts = Contexts(tuple(data.train))
+    taught = [[lm.encoder.encode(prompt) for prompt in prompts("mood", of, contexts)] for of in (data.train, data.dev)]
+
+    def published() -> list[float]:
+        with adapted(lm) as again:
+            parts = [(rows, _bare(lm, of)) for rows, of in zip(taught, (data.train, data.dev), strict=True)]
+            return Plain(lm, again, parts[0], parts[1], RATES, own["num_train_epochs"]).job()
+
+    def alike_first(a: list[float], b: list[float]) -> bool:
+        """The first stage begins at one loss, to a tenth: its demos are in other orders."""
+        return abs(a[0] - b[0]) < 0.1 * b[0]
+
+    name = f"the whole ia2-sft job, N={N}, {len(RATES)} learning rates: beside"
+    return [
+        beside(f"{name} the published procedure", lambda: job("ia2-sft"), published, 10, repeats, alike_first),
+        beside(f"{name} plain SFT", lambda: job("ia2-sft"), lambda: job("sft"), None, repeats, higher_is_better=False),
+    ]

@@ -13,11 +13,12 @@ from ia2.adapters import ADAPTERS, loaded_adapters, new_adapter, save_adapter, u
 from ia2.capture import SITES, Selection, read
 from ia2.errors import IA2Error
 from ia2.evaluation import Variant, answer, generate
+from ia2.jobs import Rows, TrainingSettings
 from ia2.methods import methods
 from ia2.models import LanguageModel, wrap_model
 from ia2.prompt import build_prompt
 from ia2.targets import collect
-from ia2.training import Rows, TrainingSettings, train_stage
+from ia2.training import train_stage
 from ia2.world.tokenizer import build_tokenizer
 
 ROWS = example_rows(5)

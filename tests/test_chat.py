@@ -1,9 +1,11 @@
 """Chat templates: pieces that join to exactly what the template renders, and ids that teacher and student share."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import GENERATED, LABELS, reasoned_rows
@@ -12,6 +14,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ia2.chat import CHATS
 from ia2.config import make_config
+from ia2.contexts import Contexts
+from ia2.data import parse_examples
 from ia2.errors import IA2Error
 from ia2.evaluation import Variant, answer, generate
 from ia2.models import LanguageModel, wrap_model
@@ -77,6 +81,18 @@ def test_pieces_join_to_what_the_template_renders(name: str, style: Any, text: s
     n = bare.n_query + bare.n_response
     assert bare.ids[-n:] == answered.ids[-n:]
     assert tokenizer.decode(bare.ids[len(bare.ids) - bare.n_response :]).startswith(ROW.label + (encoder.stop or ""))
+
+
+@pytest.mark.parametrize("name", ["chatml", "llama-3"])
+def test_a_row_of_messages_is_rendered_as_the_template_renders_it(name: str) -> None:
+    turns = [*messages(turns=False, text="Be brief."), {"role": "assistant", "content": ROW.label}]
+    (row,) = parse_examples(json.dumps({"messages": turns}), "x")
+    tokenizer = build(TEMPLATES[name])
+    encoder = Encoder(tokenizer, 10**6, "turns")
+    teacher = Contexts(()).prompt(GENERATED, row, row.label, np.random.default_rng(0))
+    student = build_prompt(GENERATED, (), row.query, row.label)
+    for prompt, conversation in ((teacher, turns), (student, turns[1:])):
+        assert list(encoder.encode(prompt).ids) == tokenizer.apply_chat_template(conversation, return_dict=False)
 
 
 def test_a_text_without_a_system_role_begins_the_first_message() -> None:

@@ -17,6 +17,8 @@ from ia2.errors import IA2Error
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 USER = {"role": "user", "content": "2 + 2?"}
+TOOL = {"role": "tool", "content": "4"}
+AGAIN = {"role": "user", "content": "Sure?"}
 ASSISTANT = {"role": "assistant", "content": "4"}
 
 
@@ -30,8 +32,9 @@ def lines(*rows: Any) -> str:
         ({"query": "a", "response": "b"}, Example("a", "b")),
         ({"prompt": "c", "completion": 1}, Example("c", "1")),
         ({"prompt": [USER], "completion": [ASSISTANT]}, Example("2 + 2?", "4")),
-        ({"prompt": [SYSTEM, USER], "completion": "4"}, Example("Be brief.\n2 + 2?", "4")),
-        ({"messages": [SYSTEM, USER, ASSISTANT]}, Example("Be brief.\n2 + 2?", "4")),
+        ({"prompt": [SYSTEM, USER], "completion": "4"}, Example("2 + 2?", "4", "Be brief.")),
+        ({"messages": [SYSTEM, USER, ASSISTANT]}, Example("2 + 2?", "4", "Be brief.")),
+        ({"messages": [USER, ASSISTANT, AGAIN, ASSISTANT]}, Example("2 + 2?\n4\nSure?", "4")),
         ({"query": "a", "response": "b", "privileged_context": "c"}, Example("a", "b", "c")),
         ({"query": "a", "response": "b", "privileged_context": None}, Example("a", "b")),
         ({"messages": [USER, ASSISTANT], "privileged_context": "c"}, Example("2 + 2?", "4", "c")),
@@ -99,8 +102,27 @@ def test_parquet_holds_conversations(tmp_path: Path) -> None:
         (lines({"messages": []}), r"x:1: 'messages' is \[\], expected a list of messages"),
         (lines({"messages": [USER, {"role": "assistant"}]}), "expected a message with 'role' and 'content'"),
         (lines({"messages": [USER, {"role": "assistant", "content": None}]}), "x:1: the content in 'messages' is None"),
-        (lines({"messages": [ASSISTANT, USER]}), "x:1: 'messages' must hold a message"),
-        (lines({"messages": [ASSISTANT]}), "x:1: 'messages' must hold a message"),
+        (
+            lines({"messages": [ASSISTANT, USER]}),
+            "x:1: the messages are of assistant, user; expected one of the system",
+        ),
+        (lines({"messages": [ASSISTANT]}), "x:1: the messages are of assistant; expected"),
+        (lines({"messages": [SYSTEM, ASSISTANT]}), "x:1: the messages are of system, assistant; expected"),
+        (
+            lines({"messages": [USER, SYSTEM, USER, ASSISTANT]}),
+            "x:1: the messages are of user, system, user, assistant;",
+        ),
+        (lines({"messages": [USER, ASSISTANT, ASSISTANT]}), "x:1: the messages are of user, assistant, assistant;"),
+        (lines({"messages": [USER, TOOL, USER, ASSISTANT]}), "x:1: a message of 'tool'; expected one of system, user,"),
+        (
+            lines({"messages": [USER, {**ASSISTANT, "content": [{"type": "text"}]}]}),
+            "x:1: the content in 'messages' is",
+        ),
+        (lines({"prompt": [USER], "completion": [ASSISTANT, USER]}), "x:1: the messages are of user, assistant, user;"),
+        (
+            lines({"messages": [SYSTEM, USER, ASSISTANT], "privileged_context": "c"}),
+            "x:1: a system message and a 'privileged_context'; expected one",
+        ),
         (lines({"prompt": [], "completion": "a"}), r"x:1: 'prompt' is \[\]"),
     ],
     ids=lambda value: value[:40],

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from conftest import random_model
 
 from ia2.adapters import ADAPTERS, n_trainable
 from ia2.capture import SITES
+from ia2.cli import app
 from ia2.config import make_config
 from ia2.data import read_examples
 from ia2.losses import ALIGNMENT_LOSSES, SOFT_LOSSES
@@ -62,21 +64,40 @@ def test_commands_of_the_readme(workplace: Path) -> None:
     assert (workplace / "runs" / "mood" / "report.html").is_file()
 
 
-@pytest.mark.parametrize("command", commands(METHODS_PAGE))
-def test_commands_of_the_methods_page(command: str, workplace: Path) -> None:
-    run(command, workplace)
+def rows_as_commands(page: str) -> list[str]:
+    """What the last column of the methods page's tables has, behind the page's first command."""
+    return [f"{commands(page)[0]} {cell}" for cell in re.findall(r"\| `(--(?:method|adapter) \S+)` \|\n", page)]
 
 
-def test_commands_of_the_analysis_page(workplace: Path) -> None:
+def test_every_method_and_adapter_has_its_command() -> None:
+    kinds = [("method", name) for name in methods()] + [("adapter", name) for name in ADAPTERS]
+    assert [row.split()[-2:] for row in rows_as_commands(METHODS_PAGE)] == [[f"--{kind}", name] for kind, name in kinds]
+
+
+@pytest.mark.parametrize("command", commands(METHODS_PAGE)[1:] + rows_as_commands(METHODS_PAGE))
+@pytest.mark.filterwarnings("ignore:Unsupported layer type .*Norm")
+def test_commands_of_the_methods_page(command: str, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workplace)
+    name, *arguments = shlex.split(command)
+    assert name == "ia2"
+    app(arguments, standalone_mode=False)  # in this process: a new one takes longer to import than to train
+    assert list((workplace / arguments[arguments.index("--output") + 1] / "adapters").iterdir())
+
+
+def test_commands_of_the_analysis_page(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workplace)
     for command in commands(ANALYSIS_PAGE):
-        run(command, workplace)
+        app(shlex.split(command)[1:], standalone_mode=False)
     for block in blocks("python", ANALYSIS_PAGE):
-        run([sys.executable, "-c", block], workplace)
+        exec(block, {})
     assert (workplace / "runs" / "compare" / "cells" / "seed0" / "analysis.html").is_file()
 
 
-TASKS_PAGE = (ROOT / "docs" / "tasks.md").read_text("utf-8")
-PYTHON = [block for page in (README, TASKS_PAGE) for block in blocks("python", page)]
+PYTHON = [
+    *blocks("python", README),
+    *blocks("python", (ROOT / "docs" / "tasks.md").read_text("utf-8")),
+    "\n".join(blocks("python", METHODS_PAGE)),
+]
 
 
 @pytest.mark.parametrize("block", PYTHON, ids=range(len(PYTHON)))
@@ -103,7 +124,7 @@ def test_the_table_of_adapters_is_that_of_the_code(tmp_path: Path) -> None:
             size = f"{n_trainable(model):,}"
         rates = ", ".join(f"{rate:g}" for rate in adapter.learning_rate)
         expected.append([f"`{name}`", adapter.what, adapter.peft_type or "—", size, rates])
-    assert table("adapter") == expected
+    assert [row[:-1] for row in table("adapter")] == expected
 
 
 def test_the_tables_of_sites_and_losses_name_all_there_are() -> None:

@@ -55,7 +55,7 @@ def test_the_size_of_the_targets_is_exact(sites: tuple[Site, ...], lm: LanguageM
     prompts = [build_prompt(run_of(tmp_path).task(), ROWS[:2], row.query, row.label) for row in ROWS[2:]]
     rows = [lm.encoder.encode(prompt) for prompt in prompts]
     collect(lm, prompts, selection, tmp_path / "targets")
-    (path,) = (tmp_path / "targets").iterdir()
+    (path,) = (tmp_path / "targets").glob("*/*.safetensors")
     size = sum(tensor.numel() * tensor.element_size() for tensor in load_file(path).values())
     assert estimate(lm, rows, rows, selection, 0, 4).targets == size
 

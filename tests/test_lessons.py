@@ -16,12 +16,12 @@ from ia2.data import Example
 from ia2.errors import IA2Error
 from ia2.evaluation import Variant, answer
 from ia2.files import read_json, read_jsonl
+from ia2.jobs import Rows
 from ia2.lessons import Lessons
 from ia2.models import LanguageModel
 from ia2.prompt import build_prompt
 from ia2.run import Data, Run
 from ia2.targets import collect
-from ia2.training import Rows
 
 TRAIN, DEV = tuple(example_rows(5)), tuple(example_rows(8)[5:])
 EXTRA = tuple(Example(f"Text:{word}\nLabel:") for word in ("soup soup", "city city"))

@@ -17,6 +17,7 @@ GRID = Grid(
     seeds=(0, 1),
     methods=("sft",),
     n_test=4,
+    cells_at_once=1,
     options={"num_train_epochs": 1, "learning_rate": [1e-2]},
 )
 

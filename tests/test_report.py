@@ -58,11 +58,10 @@ def rows_of(names: tuple[str, ...] = NAMES, n: int = 60, **more: Any) -> list[di
 
 
 class Page(HTMLParser):
-    """A report: `text` as a reader sees it, `tags`, and `figures`: their labels and data."""
+    """A page: `text` as a reader sees it, `tags`, and `figures`: their labels and data."""
 
-    def __init__(self, path: Path, metrics: dict[str, Any], predictions: list[dict[str, Any]]) -> None:
+    def __init__(self, path: Path) -> None:
         super().__init__()
-        write_report(path, metrics, predictions)
         self.html = path.read_text(encoding="utf-8")
         self.own = self.html.replace(get_plotlyjs(), "")
         self.tags: list[tuple[str, dict[str, str | None]]] = []
@@ -87,6 +86,11 @@ class Page(HTMLParser):
         return next(figure for label, figure in self.figures.items() if label.startswith(start))
 
 
+def report(path: Path, metrics: dict[str, Any], predictions: list[dict[str, Any]]) -> Page:
+    write_report(path, metrics, predictions)
+    return Page(path)
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "report.html"
@@ -103,7 +107,7 @@ def cells() -> list[dict[str, Any]]:
 
 
 def test_it_asks_the_network_for_nothing_and_stays_below_5_mb(path: Path) -> None:
-    page = Page(path, metrics_of(cells=cells()), rows_of(task="mood", seed=0))
+    page = report(path, metrics_of(cells=cells()), rows_of(task="mood", seed=0))
     assert path.stat().st_size < 5_000_000
     assert page.html.count(get_plotlyjs()) == 1
     assert not re.search(r"https?:|url\(|@import|<link|<iframe|<img", page.own)
@@ -121,7 +125,7 @@ def test_text_from_data_stays_text(path: Path) -> None:
     rows = rows_of(names, task=HOSTILE, seed=HOSTILE)
     for row in rows:
         row |= {"query": f"{HOSTILE} {row['query']}", "response": HOSTILE, "answer": f"{HOSTILE}{row['correct']}"}
-    page = Page(path, metrics, rows)
+    page = report(path, metrics, rows)
     data = [a for tag, a in page.tags if tag == "script"]
     assert len(data) == 2 + len(page.figures)  # plotly, ours, and one of data a figure
     assert "<script>alert" not in page.own
@@ -133,7 +137,7 @@ def test_text_from_data_stays_text(path: Path) -> None:
 
 def test_every_method_and_figure_is_there(path: Path) -> None:
     pairs = {"ia2-sft - sft": difference(interval(0.1), interval(0.0))}
-    page = Page(path, metrics_of(cells=cells(), differences=pairs), rows_of(task="mood", seed=0))
+    page = report(path, metrics_of(cells=cells(), differences=pairs), rows_of(task="mood", seed=0))
     labels = list(page.figures)
     assert [label.split(" ")[0] for label in labels] == ["Accuracy"] * 3 + ["Reliability"] * len(NAMES) + ["Cosine"]
     for name in NAMES:
@@ -185,7 +189,7 @@ def test_the_verdict_says_what_the_intervals_allow(
     path: Path, accuracy: dict[str, float], ece: dict[str, float], expected: str
 ) -> None:
     metrics = metrics_of(differences={"ia2-sft - sft": difference(accuracy, ece)})
-    assert expected in Page(path, metrics, rows_of()).text
+    assert expected in report(path, metrics, rows_of()).text
 
 
 def test_the_verdict_of_a_run_is_about_its_method_against_both_baselines_and_its_cost(path: Path) -> None:
@@ -195,7 +199,7 @@ def test_the_verdict_of_a_run_is_about_its_method_against_both_baselines_and_its
     }
     metrics = metrics_of(("zero-shot", "icl", "ia2", "ia2-sft"), differences=pairs)
     metrics["methods"]["ia2-sft"]["training_seconds"] = 42.0
-    text = Page(path, metrics, rows_of()).text
+    text = report(path, metrics, rows_of()).text
     assert "IA2→SFT is 30.0 points [25.0, 35.0] above zero-shot" in text
     assert "Between IA2→SFT and ICL there is no difference in accuracy" in text
     assert (
@@ -207,7 +211,7 @@ def test_the_verdict_of_a_run_is_about_its_method_against_both_baselines_and_its
 def test_the_best_value_is_bold_and_icl_is_no_rival_in_similarity_to_itself(path: Path) -> None:
     metrics = metrics_of()
     metrics["methods"]["icl"]["similarity"] = interval(1.0, 0.0)
-    page = Page(path, metrics, rows_of())
+    page = report(path, metrics, rows_of())
     assert re.findall("<strong>(.*?)</strong>", page.own) == [
         "12",
         "12",
@@ -227,7 +231,7 @@ def test_the_best_value_is_bold_and_icl_is_no_rival_in_similarity_to_itself(path
 
 def test_figures_hold_the_numbers_given(path: Path) -> None:
     metrics = metrics_of(cells=cells())
-    page = Page(path, metrics, rows_of(task="mood", seed=0))
+    page = report(path, metrics, rows_of(task="mood", seed=0))
     accuracy = {trace["name"]: trace for trace in page.figure("Accuracy with")["data"]}
     for name, values in metrics["methods"].items():
         trace, given = accuracy[display_name(name)], values["accuracy"]
@@ -251,7 +255,7 @@ def test_figures_hold_the_numbers_given(path: Path) -> None:
 
 
 def test_a_method_has_one_colour_everywhere(path: Path) -> None:
-    page = Page(path, metrics_of(cells=cells()), rows_of(task="mood", seed=0))
+    page = report(path, metrics_of(cells=cells()), rows_of(task="mood", seed=0))
     colours: dict[str, set[str]] = {}
     for figure in page.figures.values():
         for trace in figure["data"]:
@@ -263,24 +267,24 @@ def test_a_method_has_one_colour_everywhere(path: Path) -> None:
 
 
 def test_disagreements_are_a_sample_of_the_rows_with_different_answers(path: Path) -> None:
-    page = Page(path, metrics_of(), rows_of(n=300))
+    page = report(path, metrics_of(), rows_of(n=300))
     assert f"{N_DISAGREEMENTS} of the 100 queries, of 300, that methods answer differently" in page.text
     shown = [int(i) for i in re.findall(r"<q>query (\d+)</q>", page.own)]
     assert len(shown) == N_DISAGREEMENTS
     assert all(i % 3 == 0 for i in shown)
     assert {b - a for a, b in pairwise([-3, *shown, 300])} <= {3, 6, 9}  # spread evenly, from the first to the last
     alike = [row for row in rows_of() if row["correct"]]
-    assert "disagree" not in Page(path, metrics_of(), alike).text
+    assert "disagree" not in report(path, metrics_of(), alike).text
 
 
 def test_a_query_that_is_there_twice_is_two_rows(path: Path) -> None:
     names = ("icl", "sft")
     rows = [{**row, "query": "same"} for row in rows_of(names, n=6)]
-    assert "2 of the 2 queries, of 6," in Page(path, metrics_of(names), rows).text
+    assert "2 of the 2 queries, of 6," in report(path, metrics_of(names), rows).text
 
 
 def test_one_method_without_predictions(path: Path) -> None:
-    page = Page(path, metrics_of(("ia2",)), [])
+    page = report(path, metrics_of(("ia2",)), [])
     assert "no pair of methods to compare" in page.text
     assert [label.split(" ")[0] for label in page.figures] == ["Accuracy", "Cosine"]
     assert "<strong>" not in page.own

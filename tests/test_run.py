@@ -109,13 +109,14 @@ def test_every_method_runs_and_changes_the_model(model_folder: str, tmp_path: Pa
 
 
 def test_the_learning_rate_is_chosen_by_development_loss(model_folder: str, tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", model_folder, method="sft", learning_rate=(1e-5, 1e-2, 1e-4))
+    apart = {"method": "sft", "side_by_side": False}
+    run = make_run(tmp_path / "run", model_folder, learning_rate=(1e-5, 1e-2, 1e-4), **apart)
     run.train()
     record = json.loads((run.adapters["sft"] / "training.json").read_text())
     losses = {t["learning_rate"]: t["value"] for t in record["trainings"]}
     assert list(losses) == [1e-5, 1e-2, 1e-4]
     assert record["learning_rate"] == min(losses, key=lambda rate: losses[rate]) == 1e-2
-    best = make_run(tmp_path / "best", model_folder, method="sft", learning_rate=(1e-2,))
+    best = make_run(tmp_path / "best", model_folder, learning_rate=(1e-2,), **apart)
     best.train()
     assert adapter_bytes(best) == adapter_bytes(run)
 

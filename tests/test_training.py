@@ -11,23 +11,16 @@ from conftest import GENERATED, LABELS, example_rows, reasoned_rows, teacher_pro
 from torch import Tensor
 
 from ia2.adapters import new_adapter
+from ia2.bank import Bank, trainable_copy
 from ia2.capture import SITES, Selection, Site, read
 from ia2.data import Example
+from ia2.jobs import Job, Metric, Rows, TrainingResult, TrainingSettings, arguments
 from ia2.methods import METHODS, Stage, Term, methods
 from ia2.models import LanguageModel
 from ia2.prompt import build_prompt
 from ia2.targets import collect
 from ia2.task import Task
-from ia2.training import (
-    Metric,
-    Rows,
-    StageTrainer,
-    TrainingResult,
-    TrainingSettings,
-    arguments,
-    train_stage,
-    trainable_copy,
-)
+from ia2.training import StageTrainer, train_stage
 
 PRIME = Stage((Term("attn_out", "nmse"),))
 SETTINGS = TrainingSettings(1e-2, num_train_epochs=3, seed=1)
@@ -166,8 +159,10 @@ def test_a_half_precision_base_has_a_float32_adapter_and_losses(lm: LanguageMode
 
 def test_collated_targets_follow_their_rows(lm: LanguageModel, tmp_path: Path) -> None:
     rows = rows_of(lm, GENERATED, reasoned_rows(3), reasoned_rows(3))
-    trainer = StageTrainer(lm, PRIME, rows, None, arguments(SETTINGS, tmp_path, False))
-    batch = trainer.collate([rows[2], rows[0]])
+    with new_adapter(lm) as model:
+        job = Job(trainable_copy(model), rows, None, SETTINGS)
+        trainer = StageTrainer(lm, PRIME, [job], Bank(model, [job.start]), arguments(SETTINGS, tmp_path, False))
+    batch = trainer.collate([[rows[2]], [rows[0]]])
     expected = torch.cat([rows[2][1]["attn_out"], rows[0][1]["attn_out"]])
     assert torch.equal(batch["targets"]["attn_out"], expected)
     assert list(batch["targets"]) == ["attn_out"]

@@ -170,6 +170,7 @@ def sweep(
     rows = run_sweep(read_grid(grid, {name: of for name, of in given.items() if of}), output, engine)
     typer.echo((output / "results.md").read_text(encoding="utf-8"))
     typer.echo(f"{len(rows)} rows: {output / 'results.csv'}")
+    typer.echo(f"report: {output / 'report.html'}")
 
 
 @app.command()

@@ -3,8 +3,8 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,10 @@ from ia2.models import LanguageModel
 from ia2.progress import say, step
 from ia2.recalibration import CONTENT_FREE, contextual, fit_temperature, scale
 from ia2.results import write_results
-from ia2.run import Data, Run
+from ia2.run import Data, Run, train_runs
 from ia2.statistics import holm
 from ia2.summary import difference, summarise
+from ia2.task import Task
 
 UNLABELLED, TEMPERATURE, CONTEXTUAL = "+unlabelled", "+temperature", "+contextual"
 MIN_ROWS = 16
@@ -39,6 +40,7 @@ class Cell:
         options: of every run, by the names of `RunConfig`.
         data: rows to train on; the unlabelled ones go to methods that end in `+unlabelled` alone.
         tests: test rows by name; the first are in distribution.
+        tasks: of tests whose answers are not those that are trained on: other labels, out of distribution.
         folder: where everything of the cell is kept.
         description: of the source, for people.
         recalibrated: whether ICL and SFT are also shown at another temperature (fitted on development rows, if there
@@ -53,6 +55,7 @@ class Cell:
     folder: Path
     description: str = ""
     recalibrated: bool = True
+    tasks: Mapping[str, Task] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -63,15 +66,16 @@ class Cell:
         """The run that trains a method."""
         data = self.data if method.endswith(UNLABELLED) else replace(self.data, unlabelled=())
         values = {**self.options, "method": method.removesuffix(UNLABELLED), "seed": self.seed}
-        return Run.create(self.folder / method, make_config(values), data)
+        return Run.create(self.folder / method, make_config(values), data, self.folder / "targets")
 
-    def train(self, lm: LanguageModel, methods: Iterable[str]) -> tuple[dict[str, Path], dict[str, float]]:
+    def train(self, lm: LanguageModel, methods: Sequence[str]) -> tuple[dict[str, Path], dict[str, float]]:
         """Train what is not trained yet: adapter folders, and the seconds that each took, by name."""
+        train_cells([self], lm, methods)
         adapters: dict[str, Path] = {}
         seconds: dict[str, float] = {}
         for method in methods:
             suffix, run = UNLABELLED if method.endswith(UNLABELLED) else "", self.run_of(method)
-            adapters |= {f"{name}{suffix}": of for name, of in run.train(lm, self.folder / "targets").items()}
+            adapters |= {f"{name}{suffix}": of for name, of in run.adapters.items()}
             seconds |= {f"{name}{suffix}": of for name, of in run.training_seconds().items()}
         return adapters, seconds
 
@@ -91,17 +95,15 @@ class Cell:
             adapters, seconds = self.train(lm, methods)
             write_jsonl(path, ({"test": test, **asdict(p)} for test, p in self._evaluated(lm, adapters)))
             write_json(record, {"asked": asked, "training_seconds": seconds})
-        found: dict[str, list[Prediction]] = {test: [] for test in self.tests}
-        for row in read_jsonl(path):
-            found[row.pop("test")].append(Prediction(**row))
-        return found, read_json(record)["training_seconds"]
+        return read_predictions(self.folder), read_json(record)["training_seconds"]
 
     def _asked(self, methods: Sequence[str]) -> str:
         """A hash of all that decides the results."""
         rows = [[asdict(e) for e in of] for of in (self.data.train, self.data.dev, self.data.unlabelled)]
         tests = {test: [asdict(e) for e in of] for test, of in self.tests.items()}
         config = make_config({**self.options, "seed": self.seed}).model_dump(mode="json")
-        what = [config, list(methods), rows, tests, self.recalibrated]
+        tasks = {test: asdict(task) for test, task in self.tasks.items()}
+        what = [config, list(methods), rows, tests, self.recalibrated, tasks]
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 
     def _evaluated(self, lm: LanguageModel, adapters: dict[str, Path]) -> list[tuple[str, Prediction]]:
@@ -111,13 +113,16 @@ class Cell:
         found: list[tuple[str, Prediction]] = []
         with loaded_adapters(lm, adapters):
             variants = [zero, icl, *(Variant(name, adapter=name) for name in adapters)]
-            tests = {test: evaluate(lm, task, rows, variants, icl) for test, rows in self.tests.items()}
+            tests = {
+                test: evaluate(lm, self.tasks.get(test, task), rows, variants, icl) for test, rows in self.tests.items()
+            }
+            alike = [rows for test, rows in tests.items() if self.tasks.get(test, task).labels == task.labels]
             calibrated = [v for v in variants if v.name in ("icl", "sft")] if task.labels and self.recalibrated else []
             for variant in calibrated:
                 dev = answer(lm, task, self.data.dev, variant) if len(self.data.dev) >= MIN_ROWS else []
                 empty = [Example(query) for query in content_free(self.data.train)]
                 free = answer(lm, task, empty, variant) if variant is icl else []
-                for predictions in tests.values():
+                for predictions in alike:
                     own = [p for p in predictions if p.variant == variant.name]
                     if dev:
                         logp, gold = _logps([a.logp_labels for a in dev]), [e.label for e in self.data.dev]
@@ -129,6 +134,14 @@ class Cell:
         for test, predictions in tests.items():
             found += [(test, prediction) for prediction in predictions]
         return found
+
+
+def read_predictions(folder: Path) -> dict[str, list[Prediction]]:
+    """What a cell left in its folder: predictions by test, the one in distribution first."""
+    found: dict[str, list[Prediction]] = {}
+    for row in read_jsonl(folder / "predictions.jsonl"):
+        found.setdefault(row.pop("test"), []).append(Prediction(**row))
+    return found
 
 
 def file_cells(
@@ -222,6 +235,7 @@ def compare(
     """
     check_same_tests(cells)
     lm = lm or cells[0].run_of("sft").load_model()
+    train_cells(cells, lm, methods)
     results = []
     with step("compare", len(cells)) as advance:
         for cell in cells:
@@ -269,37 +283,61 @@ def compare(
     return metrics
 
 
+def train_cells(cells: Sequence[Cell], lm: LanguageModel, methods: Sequence[str]) -> None:
+    """Train what is not trained yet, all cells side by side; their models are all `lm`."""
+    train_runs([cell.run_of(method) for cell in cells for method in methods], lm)
+
+
 def check_same_tests(cells: Sequence[Cell]) -> None:
     """All cells of a comparison are tested on sets of the same names."""
     if len({tuple(cell.tests) for cell in cells}) != 1:
         raise IA2Error("the tasks that are compared have different test sets; compare them one by one")
 
 
-def _of(predictions: Sequence[Prediction]) -> dict[str, list[Prediction]]:
+def by_variant(predictions: Sequence[Prediction]) -> dict[str, list[Prediction]]:
+    """The predictions of each variant, in the order of the rows."""
     names = dict.fromkeys(p.variant for p in predictions)
     return {name: [p for p in predictions if p.variant == name] for name in names}
 
 
 def _by_method(predictions: Sequence[Prediction]) -> dict[str, Any]:
-    return {name: summarise(rows) for name, rows in _of(predictions).items()}
+    return {name: summarise(rows) for name, rows in by_variant(predictions).items()}
 
 
 def _pooled(found: Sequence[list[Prediction]], pairs: Sequence[tuple[str, str]] | None) -> dict[str, Any]:
     """Over cells: a metric is the mean of the cells' own, its interval counts how cells and rows differ."""
-    of = [_of(predictions) for predictions in found]
-    pooled = {name: [p for cell in of for p in cell[name]] for name in of[0]}
-    groups = [i for i, cell in enumerate(of) for _ in cell["icl"]] if len(of) > 1 else None
+    cells = [by_variant(predictions) for predictions in found]
+    pooled, groups = pool(cells)
+    methods = {name: summarise(rows, groups) for name, rows in pooled.items()}
+    return {"methods": methods, "differences": differences(cells, pairs)}
+
+
+def pool(cells: Sequence[dict[str, list[Prediction]]]) -> tuple[dict[str, list[Prediction]], list[int] | None]:
+    """The predictions of each variant that all cells have, and the cell of each; None of a single cell."""
+    shared = [name for name in cells[0] if all(name in cell for cell in cells)]
+    groups = [i for i, cell in enumerate(cells) for _ in cell["icl"]] if len(cells) > 1 else None
+    return {name: [p for cell in cells for p in cell[name]] for name in shared}, groups
+
+
+def differences(
+    cells: Sequence[dict[str, list[Prediction]]], pairs: Sequence[tuple[str, str]] | None = None
+) -> dict[str, Any]:
+    """Paired differences over cells, by default of every trained method with SFT and with ICL.
+
+    Beside each metric's `p_value`, `p_holm` is corrected over the pairs.
+    """
+    pooled, groups = pool(cells)
     trained = [name for name in pooled if name not in ("zero-shot", "icl") and TEMPERATURE not in name]
     trained = [name for name in trained if CONTEXTUAL not in name]
     if pairs is None:
         pairs = [(a, b) for a in trained for b in ("sft", "icl") if a != b and b in pooled]
-    differences = {f"{a} - {b}": difference(pooled[a], pooled[b], groups) for a, b in pairs}
-    for metric in next(iter(differences.values()), {}):
-        corrected = holm([values[metric]["p_value"] for values in differences.values()])
-        for values, p in zip(differences.values(), corrected, strict=True):
+    found = {f"{a} - {b}": difference(pooled[a], pooled[b], groups) for a, b in pairs}
+    for metric in next(iter(found.values()), {}):
+        corrected = holm([values[metric]["p_value"] for values in found.values()])
+        for values, p in zip(found.values(), corrected, strict=True):
             values[metric]["p_holm"] = p
-    return {"methods": {name: summarise(rows, groups) for name, rows in pooled.items()}, "differences": differences}
+    return found
 
 
 def _line(predictions: Sequence[Prediction]) -> str:
-    return "  ".join(f"{name} {np.mean([p.correct for p in of]):.2f}" for name, of in _of(predictions).items())
+    return "  ".join(f"{name} {np.mean([p.correct for p in of]):.2f}" for name, of in by_variant(predictions).items())

@@ -13,13 +13,13 @@ from ia2.capture import Site
 from ia2.chat import CHATS, Chat
 from ia2.contexts import ORDERS, Order
 from ia2.errors import IA2Error, choose
+from ia2.jobs import METRICS, Metric, TrainingSettings
 from ia2.losses import ALIGNMENT_LOSSES, SOFT_LOSSES
 from ia2.methods import METHODS, Responses, Stage, Term, methods, named_stages
 from ia2.models import DTYPES, QUANTIZATIONS
 from ia2.prompt import POSITIONS, Positions
 from ia2.task import Metric as Score
 from ia2.task import Parser
-from ia2.training import METRICS, Metric, TrainingSettings
 
 PARSERS, SCORES = ("auto", *get_args(Form)), get_args(Score)
 
@@ -92,6 +92,7 @@ class RunConfig(BaseModel):
         responses: whose responses the teacher is read on: `labels`, or its own (`teacher`).
         sample_responses: whether its own are sampled rather than the likeliest, and how many (0: not).
         adapter, adapter_options: a name in `ia2 adapters`, and options of PEFT's configuration.
+        side_by_side: whether trainings that can share a pass do (`ia2.bank`); it changes speed, and rounding.
         separator, max_new_tokens, parser, metric, length_normalised: how answers look and score: see `ia2.Task`.
         chat, dtype, quantization, attn_implementation, trust_remote_code: of the base model, see `ia2.load_model`.
     """
@@ -123,6 +124,7 @@ class RunConfig(BaseModel):
 
     adapter: Annotated[str, AfterValidator(lambda name: find_adapter(name) and name)] = "lora"
     adapter_options: dict[str, Any] = {}
+    side_by_side: bool = True
 
     learning_rate: Rates = None  # None: those of the adapter
     num_train_epochs: int = Field(50, ge=1)
@@ -160,6 +162,12 @@ class RunConfig(BaseModel):
     def result(self) -> str:
         """The name of the adapter that the last stage yields."""
         return self.method if isinstance(self.method, str) else list(self.method)[-1]
+
+    @property
+    def base(self) -> dict[str, Any]:
+        """How the base model is loaded, for `ia2.load_model`."""
+        names = ("chat", "dtype", "quantization", "attn_implementation", "trust_remote_code")
+        return {name: getattr(self, name) for name in names}
 
     def settings(self, name: str, n_rows: int) -> list[TrainingSettings]:
         """Of the trainings of a stage on so many rows, one for each learning rate.

@@ -14,6 +14,7 @@ from ia2.errors import IA2Error
 
 FORMS = {"query": "response", "prompt": "completion", "messages": "messages"}  # as TRL takes them, the last two
 EXPECTED = "'query' and 'response'"
+ROLES = ("system", "user", "assistant")
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,18 @@ class Row(NamedTuple):
     columns: Mapping[str, Any]
 
 
+class Message(NamedTuple):
+    """One of a conversation; a query that is a text is a user's, a response an assistant's."""
+
+    role: str
+    text: str
+
+
 def read_examples(path: str | Path, labelled: bool = True) -> list[Example]:
     """Read a file of `query`/`response` rows, or of `prompt`/`completion` or `messages`, the forms that TRL takes.
 
-    Of a conversation, the last message, an assistant's, is the response; what comes before it, joined by line ends,
-    is the query.
+    Of a conversation, the last message, an assistant's, is the response; a system message at its start is the context;
+    what is between, joined by line ends, is the query.
 
     Args:
         path: see `read_rows`.
@@ -167,35 +175,39 @@ def _form(row: Row) -> str:
 
 
 def _example(row: Row, form: str, labelled: bool) -> Example:
-    if form == "messages":
-        texts = _texts(row, form)
-        answered = row.columns[form][-1]["role"] == "assistant"
-        before = texts[:-1] if answered else texts
-        if not before or (labelled and not answered):
-            raise IA2Error(
-                f"{row.where}: 'messages' must hold a message, then, if labelled, end in one of the assistant"
-            )
-        query, response = "\n".join(before), texts[-1] if labelled else None
-    else:
-        query, response = _said(row, form), _said(row, FORMS[form]) if labelled else None
-    return Example(query, response, privileged_context(row))
+    asked = _messages(row, form, "user")
+    answers = _messages(row, FORMS[form], "assistant") if labelled and form != "messages" else []
+    if form == "messages" and asked[-1].role == "assistant":
+        asked, answers = asked[:-1], asked[-1:]
+    system = [asked.pop(0).text] if asked and asked[0].role == "system" else []
+    roles = [message.role for message in asked]
+    answering = [message.role for message in answers]
+    if roles[-1:] != ["user"] or "system" in roles or (labelled and answering != ["assistant"]):
+        raise IA2Error(
+            f"{row.where}: the messages are of {', '.join(['system' for _ in system] + roles + answering)}; expected "
+            "one of the system at most, first, and at the end one of the user and its answer, of the assistant"
+        )
+    own = privileged_context(row)
+    if system and own:
+        raise IA2Error(f"{row.where}: a system message and a 'privileged_context'; expected one, it is the context")
+    query = "\n".join(message.text for message in asked)
+    return Example(query, answers[0].text if labelled else None, system[0] if system else own)
 
 
-def _said(row: Row, name: str) -> str:
-    """A column that holds a text; a prompt or completion may be a list of messages."""
-    if name in ("prompt", "completion") and isinstance(row.columns.get(name), list):
-        return "\n".join(_texts(row, name))
-    return text_of(column(row, name), f"'{name}'", row.where)
-
-
-def _texts(row: Row, name: str) -> list[str]:
-    messages = column(row, name)
-    if not isinstance(messages, list) or not messages:
-        raise IA2Error(f"{row.where}: '{name}' is {messages!r}, expected a list of messages")
-    for message in messages:
+def _messages(row: Row, name: str, role: str) -> list[Message]:
+    """Of a column: a list of messages, or a text, which is one of `role`."""
+    value = column(row, name)
+    if name in ("query", "response") or (name != "messages" and not isinstance(value, list)):
+        return [Message(role, text_of(value, f"'{name}'", row.where))]
+    if not isinstance(value, list) or not value:
+        raise IA2Error(f"{row.where}: '{name}' is {value!r}, expected a list of messages")
+    for message in value:
         if not isinstance(message, Mapping) or "role" not in message or "content" not in message:
             raise IA2Error(f"{row.where}: '{name}' holds {message!r}, expected a message with 'role' and 'content'")
-    return [text_of(message["content"], f"the content in '{name}'", row.where) for message in messages]
+        if message["role"] not in ROLES:
+            raise IA2Error(f"{row.where}: a message of {message['role']!r}; expected one of {', '.join(ROLES)}")
+    what = f"the content in '{name}'"
+    return [Message(message["role"], text_of(message["content"], what, row.where)) for message in value]
 
 
 def privileged_context(row: Row) -> str | None:

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from ia2.capture import BEFORE, Selection, paths
+from ia2.capture import Selection
 from ia2.models import LanguageModel
 from ia2.passes import TOKENS_PER_BATCH
 from ia2.prompt import Tokens
+from ia2.targets import SHARD_BYTES, n_bytes
 
 ADAM_BYTES = 4 * 4  # a weight, its gradient and two moments, in float32
 LIVE_TENSORS = 24  # of width D a token and layer that autograd keeps, in a usual decoder layer; measured: 18 to 30
@@ -60,12 +60,7 @@ def estimate(
     size = lm.base.dtype.itemsize
     parameters = sum(p.numel() for p in lm.base.parameters())
     weights = sum(p.numel() * p.element_size() for p in lm.base.parameters())
-    widths = {site: V if site == "logits" else D for site in selection.sites}
-    for site in BEFORE & widths.keys():
-        weight: Any = lm.base.get_submodule(paths(lm.anatomy, site)[0]).weight
-        widths[site] = weight.numel() // D
-    n_layers = {site: len(paths(lm.anatomy, site, selection.layers)) or 1 for site in selection.sites}
-    a_row = [sum(selection.size(row, site) * widths[site] * n_layers[site] for site in widths) for row in teacher]
+    targets = sum(n_bytes(lm, row, selection) for row in teacher)
     longest = max((len(row.ids) for row in teacher), default=0)
     in_batch = min(max(TOKENS_PER_BATCH, longest), sum(len(row.ids) for row in teacher))
     pairs = [len(row.ids) ** 2 for row in teacher]
@@ -74,8 +69,8 @@ def estimate(
     responses = sum(row.n_response for row in steps)
     return Needs(
         weights=weights,
-        targets=sum(a_row) * size,
-        collecting=weights + in_batch * D * size * 8 + sum(a_row) * size,
+        targets=targets,
+        collecting=weights + in_batch * D * size * 8 + min(targets, SHARD_BYTES),
         training=weights + n_trainable * ADAM_BYTES + step_tokens * D * L * LIVE_TENSORS * size + 8 * responses * V,
         collect_flops=2.0 * parameters * sum(len(row.ids) for row in teacher) + 4.0 * L * D * sum(pairs),
         step_flops=4.0 * parameters * step_tokens,

@@ -261,9 +261,7 @@ def label_logps(
     Summed over a label's tokens, or, if `length_normalised`, their mean. Where the tokens of one label begin those of
     another, the separator behind each is scored too: "1" would hold all the probability of "10".
     """
-    ids = [lm.encoder.piece(label) for label in labels]
-    if len({tuple(i) for i in ids}) < len(ids) or not all(ids):
-        raise IA2Error(f"the labels {', '.join(map(repr, labels))} are not told apart by this model's tokenizer")
+    ids = lm.encoder.label_ids(labels)
     nested = any(a is not b and b[: len(a)] == a for a in ids for b in ids)
     single = all(len(i) == 1 for i in ids)
     scored = [labels[0]] if single else labels

@@ -13,13 +13,13 @@ from ia2.contexts import Contexts
 from ia2.data import Example
 from ia2.evaluation import Variant, answer, gold, sampled_answers
 from ia2.files import read_jsonl, write_json, write_jsonl
+from ia2.jobs import Rows
 from ia2.methods import Stage
 from ia2.models import LanguageModel
 from ia2.progress import say
 from ia2.prompt import build_prompt
 from ia2.targets import Targets, collect
 from ia2.task import Task
-from ia2.training import Rows
 
 SPLITS = ("train", "unlabelled", "dev")
 

@@ -17,13 +17,13 @@ class Scale:
     """What a loss may need to know beside student and teacher.
 
     Attributes:
-        power_L: the teacher's mean square per layer over the whole training set, so that the batch does not change
-            a row's loss; (L,), empty for logits.
+        power_PL: the teacher's mean square per layer over the whole training set, so that the batch does not change
+            a row's loss; (P, L), or (L,) where it is the same for all positions; empty for logits.
         temperature: divides whatever a softmax is taken of.
         top_k: of the vocabulary, how many of the teacher's likeliest tokens count; all of them if None.
     """
 
-    power_L: Tensor  # noqa: N815
+    power_PL: Tensor  # noqa: N815
     temperature: float = 1.0
     top_k: int | None = None
 
@@ -41,7 +41,7 @@ def nmse(student_PLD: Tensor, teacher_PLD: Tensor, scale: Scale) -> Tensor:
 
     Every layer counts alike, and one learning rate serves models whose activations differ in size.
     """
-    return ((student_PLD.float() - teacher_PLD.float()).square().mean(-1) / scale.power_L).sum(-1)
+    return ((student_PLD.float() - teacher_PLD.float()).square().mean(-1) / scale.power_PL).sum(-1)
 
 
 def cosine(student_PLD: Tensor, teacher_PLD: Tensor, scale: Scale) -> Tensor:
@@ -51,8 +51,10 @@ def cosine(student_PLD: Tensor, teacher_PLD: Tensor, scale: Scale) -> Tensor:
 
 def huber(student_PLD: Tensor, teacher_PLD: Tensor, scale: Scale) -> Tensor:
     """As half of `nmse`, but linear beyond one root mean square: single large features count less. (P,)"""
-    unit_L1 = scale.power_L.sqrt()[:, None]
-    return F.huber_loss(student_PLD.float() / unit_L1, teacher_PLD.float() / unit_L1, reduction="none").mean(-1).sum(-1)
+    unit_PL1 = scale.power_PL.sqrt()[..., None]
+    return (
+        F.huber_loss(student_PLD.float() / unit_PL1, teacher_PLD.float() / unit_PL1, reduction="none").mean(-1).sum(-1)
+    )
 
 
 def kl(student: Tensor, teacher: Tensor, scale: Scale) -> Tensor:

@@ -170,6 +170,17 @@ class Encoder:
                 return ids[len(start) :]
         raise IA2Error(f"the tokenizer puts a space before {text[:60]!r}; expected one that can be told not to")
 
+    def label_ids(self, labels: Sequence[str]) -> list[list[int]]:
+        """Ids of each label.
+
+        Raises:
+            IA2Error: two are the same, or one has none.
+        """
+        ids = [self.piece(label) for label in labels]
+        if len({tuple(i) for i in ids}) < len(ids) or not all(ids):
+            raise IA2Error(f"the labels {', '.join(map(repr, labels))} are not told apart by this model's tokenizer")
+        return ids
+
     def fits(self, prompt: Prompt) -> bool:
         """Whether a prompt fits the model's window."""
         pieces = (text for part in self.pieces(prompt) for text in part)

@@ -115,6 +115,27 @@ def write_table(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
     write_text(folder / "results.html", shown.to_html(index=False, escape=True, border=0))
 
 
+def write_differences(folder: Path, pairs: Sequence[dict[str, Any]]) -> None:
+    """Write a sweep's paired differences, see `ia2.overview.Overview`: differences.csv, a row a metric, and .md."""
+    import pandas as pd
+
+    metrics = ("accuracy", "ece", "nll", "brier")
+    rows = [
+        {**{key: value for key, value in pair.items() if key not in metrics}, "metric": name, **pair[name]}
+        for pair in pairs
+        for name in metrics
+    ]
+    with written_aside(folder / "differences.csv") as aside:
+        pd.DataFrame(rows).to_csv(aside, index=False)
+    titles = ("model", "adapter", "n", "out of distribution", "cells", "difference", "accuracy", "ECE")
+    lines = [titles, ["---"] * len(titles)]
+    for pair in pairs:
+        setting = [str(pair[key]) for key in ("model", "adapter", "n", "ood", "n_cells")]
+        values = [f"{_interval(pair[name], '+')}, p = {pair[name]['p_holm']:.3f}" for name in ("accuracy", "ece")]
+        lines.append([*setting, _pair_name(f"{pair['method']} - {pair['minus']}"), *values])
+    write_text(folder / "differences.md", "".join(f"| {' | '.join(line)} |\n" for line in lines))
+
+
 def _cell(accuracy: Any, ece: Any) -> str:
     error = f" ± {100 * accuracy.sem():.1f}" if len(accuracy) > 1 else ""
     return f"{100 * accuracy.mean():.1f}{error} / {ece.mean():.3f}"

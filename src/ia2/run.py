@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,23 +23,26 @@ import numpy as np
 import torch
 import yaml
 
-from ia2.adapters import loaded_adapters, n_trainable, save_adapter
+from ia2.adapters import find_adapter, loaded_adapters, n_trainable, save_adapter
 from ia2.adapters import new_adapter as fresh_adapter
+from ia2.bank import restore, trainable_copy
 from ia2.config import RunConfig, make_config
 from ia2.contexts import Contexts, Similarity, tfidf
 from ia2.data import Example, hold_out
 from ia2.errors import IA2Error
 from ia2.evaluation import Answer, Variant, answer, evaluate
 from ia2.files import read_json, read_jsonl, write_json, write_jsonl, write_text, written_aside
+from ia2.jobs import Job, TrainingSettings, best_of
 from ia2.lessons import SPLITS, Lessons
-from ia2.methods import Stage
 from ia2.models import LanguageModel, load_model
 from ia2.progress import say
 from ia2.prompt import build_prompt
 from ia2.results import write_results
 from ia2.summary import difference, summarise
 from ia2.task import Task, infer_labels
-from ia2.training import train_best
+from ia2.training import train_jobs
+
+SIDE_BY_SIDE = 64
 
 
 @dataclass(frozen=True)
@@ -65,16 +69,23 @@ class Run:
     folder: Path
     config: RunConfig
     data: Data
+    targets: Path | None = None  # where what the teacher does is kept; in the folder, if None
 
     @staticmethod
-    def create(folder: str | Path, config: RunConfig, data: Data) -> "Run":
+    def create(folder: str | Path, config: RunConfig, data: Data, targets: Path | None = None) -> "Run":
         """A run to train in `folder`, or to continue there; nothing is written before `train`.
+
+        Args:
+            folder: of the run.
+            config: of the run.
+            data: its rows.
+            targets: where what the teacher does is kept, to be shared by runs on the same rows.
 
         Raises:
             IA2Error: the folder holds something else, or a run of another configuration or of other rows.
         """
         folder = Path(folder)
-        run = Run(folder, config, data)
+        run = Run(folder, config, data, targets)
         if (folder / "config.yaml").is_file():
             run._check_same(Run.open(folder))
         elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -157,19 +168,24 @@ class Run:
         fits = lm.encoder.fits if config.drop_demos else None
         return Contexts(tuple(self.data.train), config.demos, config.n_demos, config.context, similarity, fits)
 
-    def train(
-        self, lm: LanguageModel | None = None, targets: Path | None = None, similarity: Similarity = tfidf
-    ) -> dict[str, Path]:
+    def train(self, lm: LanguageModel | None = None, similarity: Similarity = tfidf) -> dict[str, Path]:
         """Collect, then train every stage that is not there yet. Returns the adapter folders.
 
         Args:
             lm: the model, if it is loaded already.
-            targets: where what the teacher does is kept, to be shared by runs on the same rows.
             similarity: of queries, for demos that are the nearest.
         """
-        if all(folder.is_dir() for folder in self.adapters.values()):
-            return self.adapters
-        lm = lm or self.load_model()
+        if not self.is_trained:
+            train_runs([self], lm or self.load_model(), similarity)
+        return self.adapters
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether every adapter is there."""
+        return all(folder.is_dir() for folder in self.adapters.values())
+
+    def begin(self, lm: LanguageModel, similarity: Similarity = tfidf) -> Lessons:
+        """Check that it can be trained, write what is asked, and look at the teacher; what stages will learn from."""
         contexts = self.contexts(lm, similarity)
         needs_teacher = any(stage.teacher_sites or stage.imitates for stage in self.config.stages().values())
         self._check_fits(lm, contexts if needs_teacher else None)
@@ -178,18 +194,11 @@ class Run:
         if not (self.folder / "config.yaml").is_file():
             self._write()
         examples = {split: getattr(self.data, split) for split in SPLITS}
-        lessons = Lessons(
-            lm, self.config, self.task(), contexts, examples, self.folder, targets or self.folder / "targets"
-        )
+        targets = self.targets or self.folder / "targets"
+        lessons = Lessons(lm, self.config, self.task(), contexts, examples, self.folder, targets)
         if needs_teacher:
             lessons.look_at_teacher()
-        previous: Path | None = None
-        for name, stage in self.config.stages().items():
-            folder = self.adapters[name]
-            if not folder.is_dir():
-                self._train_stage(lm, name, stage, lessons, previous)
-            previous = folder
-        return self.adapters
+        return lessons
 
     def new_adapter(
         self, lm: LanguageModel, contexts: Contexts, previous: Path | None = None
@@ -201,11 +210,11 @@ class Run:
 
     def load_model(self) -> LanguageModel:
         """The base model, as configured."""
-        names = ("chat", "dtype", "quantization", "attn_implementation", "trust_remote_code")
-        return load_model(self.config.model, **{name: getattr(self.config, name) for name in names})
+        return load_model(self.config.model, **self.config.base)
 
     def _check_fits(self, lm: LanguageModel, contexts: Contexts | None) -> None:
-        """Encode every prompt that training will need, so that none is found too long half way."""
+        """Encode the labels and every prompt that training will need, so that none is found amiss half way."""
+        lm.encoder.label_ids(self.task().labels or ())
         n_dropped = 0
         for example in (*self.data.train, *self.data.dev, *self.data.unlabelled):
             lm.encoder.encode(build_prompt(self.task(), (), example.query, example.response))
@@ -221,24 +230,14 @@ class Run:
                 f"{n_dropped} rows are shown fewer demos, so that they fit the window of {lm.encoder.max_length} tokens"
             )
 
-    def _train_stage(self, lm: LanguageModel, name: str, stage: Stage, lessons: Lessons, previous: Path | None) -> None:
-        """Train once for each learning rate, all from the same weights, and keep the best by development rows."""
-        start = time.perf_counter()
-        train, dev = lessons.rows(stage)
-        collected = time.perf_counter() - start
-        settings = self.config.settings(name, len(train))
-        if not dev:
-            settings = [sorted(settings, key=lambda choice: choice.learning_rate)[len(settings) // 2]]
-            rate = settings[0].learning_rate
-            say(f"{name}: without development rows, no early stopping; learning rate {rate:g}")
-        with self.new_adapter(lm, lessons.contexts, previous) as model:
-            record = {
-                **train_best(lm, stage, train, dev, settings, name),
-                "n_rows": len(train),
-                "n_trainable": n_trainable(model),
-                "collect_seconds": collected,
-            }
-            save_adapter(model, self.adapters[name], record)
+    def settings_of(self, name: str, n_rows: int, has_dev: bool) -> list[TrainingSettings]:
+        """Of each training of a stage; without development rows there is one, with the middle learning rate."""
+        settings = self.config.settings(name, n_rows)
+        if has_dev:
+            return settings
+        middle = sorted(settings, key=lambda choice: choice.learning_rate)[len(settings) // 2]
+        say(f"{name}: without development rows, no early stopping; learning rate {middle.learning_rate:g}")
+        return [middle]
 
     def training_seconds(self) -> dict[str, float]:
         """Wall time that each adapter took, its earlier stages and collecting included."""
@@ -298,6 +297,70 @@ class Run:
         if missing := [name for name, folder in self.adapters.items() if not folder.is_dir()]:
             raise IA2Error(f"{self.folder}: {', '.join(missing)} is not trained yet; run the same 'ia2 train' again")
         return self.adapters
+
+
+def train_runs(runs: Sequence[Run], lm: LanguageModel, similarity: Similarity = tfidf) -> None:
+    """Train every stage of several runs that is not there yet, on one base; stages that are alike side by side.
+
+    Which are trained together depends on the runs alone, not on what is there: so an interrupted call, made again, ends
+    with the same bits.
+    """
+    lessons: dict[Path, Lessons] = {}
+    for number in range(max(len(run.adapters) for run in runs)):
+        for alike in _alike(runs, number):
+            if all(list(run.adapters.values())[number].is_dir() for run in alike):
+                continue
+            for run in alike:
+                if run.folder not in lessons:
+                    lessons[run.folder] = run.begin(lm, similarity)
+            _train_together(lm, alike, number, [lessons[run.folder] for run in alike])
+
+
+def _alike(runs: Sequence[Run], number: int) -> Iterator[list[Run]]:
+    """Runs whose stage of this number can be trained side by side, at most `SIDE_BY_SIDE` of them."""
+    groups: dict[Any, list[Run]] = {}
+    for run in runs:
+        if len(run.adapters) > number:
+            config, stage = run.config, list(run.config.stages().values())[number]
+            likeness = stage, config.adapter, json.dumps(config.adapter_options, sort_keys=True)
+            together = config.side_by_side and find_adapter(config.adapter).peft_type == "LORA"
+            groups.setdefault(likeness if together else run.folder, []).append(run)
+    for alike in groups.values():
+        yield from (alike[i : i + SIDE_BY_SIDE] for i in range(0, len(alike), SIDE_BY_SIDE))
+
+
+def _train_together(lm: LanguageModel, runs: Sequence[Run], number: int, lessons: Sequence[Lessons]) -> None:
+    """Train the stage of each run once for each learning rate, and keep the best by development rows."""
+    names = [list(run.adapters)[number] for run in runs]
+    previous = [list(run.adapters.values())[number - 1] if number else None for run in runs]
+    stage = runs[0].config.stages()[names[0]]
+    rows, collect_seconds, starts = [], [], []
+    for of in lessons:
+        start = time.perf_counter()
+        rows.append(of.rows(stage))
+        collect_seconds.append(time.perf_counter() - start)
+    for run, of, folder in list(zip(runs, lessons, previous, strict=True))[1:]:
+        with run.new_adapter(lm, of.contexts, folder) as model:
+            starts.append(trainable_copy(model))
+    with runs[0].new_adapter(lm, lessons[0].contexts, previous[0]) as model:
+        starts.insert(0, trainable_copy(model))
+        settings = [
+            run.settings_of(name, len(train), dev is not None)
+            for run, name, (train, dev) in zip(runs, names, rows, strict=True)
+        ]
+        jobs = [
+            [Job(start, train, dev, choice) for choice in choices]
+            for start, (train, dev), choices in zip(starts, rows, settings, strict=True)
+        ]
+        together = runs[0].config.side_by_side
+        results = iter(train_jobs(lm, stage, [job for of in jobs for job in of], names[0], together))
+        for i, (run, choices) in enumerate(zip(runs, settings, strict=True)):
+            weights, record = best_of(choices, list(islice(results, len(choices))))
+            if not run.adapters[names[i]].is_dir():
+                restore(model, weights)
+                sizes = {"n_rows": len(rows[i][0]), "n_trainable": n_trainable(model)}
+                record |= {**sizes, "collect_seconds": collect_seconds[i]}
+                save_adapter(model, run.adapters[names[i]], record)
 
 
 def environment() -> dict[str, Any]:

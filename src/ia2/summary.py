@@ -74,6 +74,12 @@ def summarise(predictions: Sequence[Prediction], groups: Sequence[int] | None = 
     }
 
 
+def measured(predictions: Sequence[Prediction], groups: Sequence[int] | None = None) -> dict[str, Any]:
+    """Of one variant, only what differences are taken of, each with its bootstrap interval; see `summarise`."""
+    columns = {name: (f, [_column(predictions, key) for key in keys]) for name, (f, keys) in COMPARED.items()}
+    return {name: asdict(interval) for name, interval in intervals(columns, groups).items()}
+
+
 def difference(a: Sequence[Prediction], b: Sequence[Prediction], groups: Sequence[int] | None = None) -> dict[str, Any]:
     """Metrics of variant `a` minus those of `b` on the same rows, each with its paired bootstrap interval and p-value.
 

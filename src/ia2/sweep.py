@@ -8,6 +8,7 @@ missing.
 import re
 import traceback
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,15 +17,17 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ia2.comparison import UNLABELLED, Cell
+from ia2.comparison import UNLABELLED, Cell, train_cells
 from ia2.config import RunConfig, make_config
 from ia2.data import Example, n_dev
 from ia2.errors import IA2Error, choose
 from ia2.files import read_json, write_json
-from ia2.models import LanguageModel
+from ia2.models import LanguageModel, load_model
+from ia2.overview import Setting, overview
 from ia2.progress import say, step
-from ia2.results import write_table
-from ia2.run import Data, Run
+from ia2.report import write_sweep_report
+from ia2.results import write_differences, write_table
+from ia2.run import Data
 from ia2.summary import summarise
 from ia2.tasks import load_task
 
@@ -40,6 +43,7 @@ class Grid(BaseModel):
         methods: trained in each cell; zero-shot and ICL are always there.
         n_test: test rows; all there are, at most 500, if None.
         n_unlabelled: further queries without a label, for methods that end in `+unlabelled`.
+        cells_at_once: cells that one worker trains side by side, as far as they can be (`ia2.bank`).
         ood: whether adapters are also tested on a task's out-of-distribution partners.
         preset, options: of every run.
     """
@@ -54,14 +58,17 @@ class Grid(BaseModel):
     methods: tuple[str, ...] = ("sft", "ia2-sft")
     n_test: int | None = Field(None, ge=1)
     n_unlabelled: int = Field(64, ge=1)
+    cells_at_once: int = Field(8, ge=1)
     ood: bool = False
     preset: str = "default"
     options: dict[str, Any] = {}
 
-    @property
-    def asked(self) -> dict[str, Any]:
-        """What decides the results of a cell, beside which cell it is."""
-        return self.model_dump(mode="json", exclude={"models", "tasks", "n", "seeds", "adapters"})
+    def asked(self, task: str) -> dict[str, Any]:
+        """What decides the results of a task's cells, beside which cells they are: options, and files of rows."""
+        options = self.model_dump(mode="json", exclude={"models", "tasks", "n", "seeds", "adapters"})
+        benchmark = load_task(task)
+        tested = [benchmark, *(load_task(name) for name in (benchmark.ood if self.ood else ()))]
+        return {**options, "files": {of.name: of.fingerprint() for of in tested}}
 
     def points(self) -> list["Point"]:
         """All cells, those of a model together, so that a worker loads it once."""
@@ -126,31 +133,40 @@ def _config(grid: Grid, point: Point) -> RunConfig:
     return make_config({**values, **grid.options}, grid.preset)
 
 
-def cell_of(grid: Grid, point: Point, folder: Path) -> Cell:
-    """The rows of a cell. More examples begin with the fewer; test rows do not depend on their number."""
+def cell_of(grid: Grid, point: Point, folder: Path, lacking: list[str] | None = None) -> Cell:
+    """The rows of a cell. More examples begin with the fewer; test rows do not depend on their number.
+
+    If `lacking` is given, an out-of-distribution partner whose rows cannot be read is left out, and the reason goes
+    there.
+    """
     benchmark = load_task(point.task)
     needs_more = any(method.endswith(UNLABELLED) for method in grid.methods)
     pool = benchmark.rows("train", point.n + (grid.n_unlabelled if needs_more else 0), point.seed)
     more = tuple(Example(example.query, None, example.context) for example in pool[point.n :])
     dev = benchmark.rows("dev", n_dev(point.n), point.seed)
     tests = {benchmark.name: benchmark.rows("test", grid.n_test, point.seed)}
-    for name in benchmark.ood if grid.ood else ():
-        tests[name] = load_task(name).rows("test", grid.n_test, point.seed)
+    partners = {name: load_task(name) for name in (benchmark.ood if grid.ood else ())}
+    for name, partner in partners.items():
+        try:
+            tests[name] = partner.rows("test", grid.n_test, point.seed)
+        except IA2Error as error:
+            if lacking is None:
+                raise
+            lacking.append(f"not tested on {name}: {error}")
     options = _config(grid, point).model_dump(exclude={"method", "seed"})
-    return Cell(
-        benchmark.name, point.seed, options, Data(pool[: point.n], dev, more), tests, folder, benchmark.description
-    )
+    data, tasks = Data(pool[: point.n], dev, more), {name: partner.task for name, partner in partners.items()}
+    return Cell(benchmark.name, point.seed, options, data, tests, folder, benchmark.description, tasks=tasks)
 
 
 def run_point(grid: Grid, point: Point, folder: Path) -> None:
-    """Run one cell, unless it is done, and leave its `rows.json`; or its `failed.json`, with the reason."""
+    """Run one cell, unless it is done, and leave its `rows.json`; of what failed, the reason in its `failed.json`."""
     place = folder / "cells" / point.folder
     if _is_done(grid, point, folder):
         return
-    failed = place / "failed.json"
+    asked, failed, lacking = grid.asked(point.task), place / "failed.json", list[str]()
     try:
-        cell = cell_of(grid, point, place)
-        results, seconds = cell.results(_loaded(_config(grid, point).model_dump_json()), grid.methods)
+        cell = cell_of(grid, point, place, lacking)
+        results, seconds = cell.results(_loaded(grid, point), grid.methods)
     except FAILURES as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
         write_json(failed, {"reason": f"{type(error).__name__}: {error}", "at": f"{where.name}, line {where.lineno}"})
@@ -163,19 +179,15 @@ def run_point(grid: Grid, point: Point, folder: Path) -> None:
             costs = {name: found[name] for name in ("tokens_per_query", "seconds_per_query")}
             costs |= {"training_seconds": seconds.get(method), "n_test": found["n"]}
             rows.append({**vars(point), "method": method, "test": test, **values, **costs})
-    write_json(place / "rows.json", {"asked": grid.asked, "rows": rows})
-    failed.unlink(missing_ok=True)
-
-
-@lru_cache(maxsize=1)
-def _loaded(config: str) -> LanguageModel:
-    """The base model, once a worker."""
-    values = RunConfig.model_validate_json(config)
-    return Run(Path(), values, Data(())).load_model()
+    write_json(place / "rows.json", {"asked": asked, "rows": rows})
+    if lacking:
+        write_json(failed, {"reason": "; ".join(lacking), "at": "cell_of"})
+    else:
+        failed.unlink(missing_ok=True)
 
 
 def sweep(grid: Grid, folder: Path, engine: str = "local") -> list[dict[str, Any]]:
-    """Run every cell that is not done, then write the tables: `results.csv`, `.parquet`, `.md`, `.tex`, `.html`.
+    """Run every cell that is not done, then write the tables, `results` and `differences`, and `report.html`.
 
     Args:
         grid: what to run.
@@ -183,7 +195,7 @@ def sweep(grid: Grid, folder: Path, engine: str = "local") -> list[dict[str, Any
         engine: `local`: one after another, here; `ray`: on the Ray cluster that this process can reach, or a local one.
 
     Returns:
-        The rows of the table: one a cell, method and test.
+        The rows of the table of results: one a cell, method and test.
     """
     engines = {"local": _run_local, "ray": _run_on_ray}
     run = engines[choose("engine", engine, engines)]
@@ -194,34 +206,77 @@ def sweep(grid: Grid, folder: Path, engine: str = "local") -> list[dict[str, Any
     with step("sweep", len(todo)) as advance:
         for point in run(grid, todo, folder):
             advance(1, point.folder)
-    rows = [row for point in points for row in _rows_of(grid, point, folder)]
-    if not rows:
+    places = {point: folder / "cells" / point.folder for point in points}
+    left = [point for point in points if not _is_done(grid, point, folder)]
+    failed = {point.folder: read_json(places[point] / "failed.json")["reason"] for point in left}
+    for name, reason in failed.items():
+        say(f"failed: {name}: {reason}")
+    found = {point: rows for point in points if (rows := _rows_of(grid, point, folder))}
+    if not found:
         raise IA2Error(f"no cell of {len(points)} succeeded; see failed.json in the folders of {folder / 'cells'}")
+    rows = [row for of in found.values() for row in of]
     write_table(folder, rows)
+    seen = overview([(Setting(point.model, point.adapter, point.n), places[point]) for point in found])
+    write_differences(folder, seen.differences)
+    write_sweep_report(folder / "report.html", seen.methods, seen.differences, failed, len(points))
     return rows
 
 
 def _is_done(grid: Grid, point: Point, folder: Path) -> bool:
-    path = folder / "cells" / point.folder / "rows.json"
-    return path.is_file() and read_json(path)["asked"] == grid.asked
+    return bool(_rows_of(grid, point, folder)) and not (folder / "cells" / point.folder / "failed.json").is_file()
 
 
 def _rows_of(grid: Grid, point: Point, folder: Path) -> list[dict[str, Any]]:
-    place = folder / "cells" / point.folder
-    if _is_done(grid, point, folder):
-        return list(read_json(place / "rows.json")["rows"])
-    say(f"failed: {point.folder}: {read_json(place / 'failed.json')['reason']}")
-    return []
+    """What a cell found, if it was asked the same."""
+    path = folder / "cells" / point.folder / "rows.json"
+    found = read_json(path) if path.is_file() else {}
+    return list(found["rows"]) if found.get("asked") == grid.asked(point.task) else []
 
 
-def _run_local(grid: Grid, points: Sequence[Point], folder: Path) -> Iterator[Point]:
-    for point in points:
+def _chunks(grid: Grid, points: Sequence[Point]) -> Iterator[tuple[list[Point], list[Point]]]:
+    """All cells in parts that are trained side by side, whatever is done already; and of each what is still to do."""
+    every, n = grid.points(), grid.cells_at_once
+    for chunk in (every[start : start + n] for start in range(0, len(every), n)):
+        if todo := [point for point in chunk if point in points]:
+            yield chunk, todo
+
+
+def _run_chunk(grid: Grid, chunk: Sequence[Point], todo: Sequence[Point], folder: Path) -> Iterator[Point]:
+    _train_together(grid, chunk, folder)
+    for point in todo:
         run_point(grid, point, folder)
         yield point
 
 
+def _run_local(grid: Grid, points: Sequence[Point], folder: Path) -> Iterator[Point]:
+    for chunk, todo in _chunks(grid, points):
+        yield from _run_chunk(grid, chunk, todo, folder)
+
+
+def _train_together(grid: Grid, points: Sequence[Point], folder: Path) -> None:
+    """Train cells side by side; what fails here is left to `run_point`, which keeps the reason."""
+    cells: dict[Point, Cell] = {}
+    for point in points:
+        with suppress(*FAILURES):
+            cells[point] = cell_of(grid, point, folder / "cells" / point.folder)
+    for model in dict.fromkeys(point.model for point in cells):
+        own = {point: cell for point, cell in cells.items() if point.model == model}
+        try:
+            train_cells(list(own.values()), _loaded(grid, next(iter(own))), grid.methods)
+        except FAILURES as error:
+            say(f"{type(error).__name__}: {error}: these cells are trained one by one")
+
+
+def _loaded(grid: Grid, point: Point) -> LanguageModel:
+    config = _config(grid, point)
+    return _load(config.model, **config.base)
+
+
+_load = lru_cache(maxsize=1)(load_model)  # once a worker
+
+
 def _run_on_ray(grid: Grid, points: Sequence[Point], folder: Path) -> Iterator[Point]:
-    """A cell lost with its node is run again on another; the folder must be one that all nodes share."""
+    """What is lost with its node is run again on another; the folder must be one that all nodes share."""
     try:
         import ray
     except ImportError:
@@ -229,9 +284,8 @@ def _run_on_ray(grid: Grid, points: Sequence[Point], folder: Path) -> Iterator[P
     ray.init(ignore_reinit_error=True, log_to_driver=False)
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     n_gpus = 1 if resources.get("GPU") else 0
-    task = ray.remote(num_cpus=1, num_gpus=n_gpus, max_retries=-1)(run_point)
-    left = {task.remote(grid, point, folder.absolute()): point for point in points}
+    task = ray.remote(num_cpus=1, num_gpus=n_gpus, max_retries=-1)(lambda *args: list(_run_chunk(*args)))
+    left = [task.remote(grid, chunk, todo, folder.absolute()) for chunk, todo in _chunks(grid, points)]
     while left:
-        (done, *_), _ = ray.wait(list(left))
-        ray.get(done)
-        yield left.pop(done)
+        (done, *_), left = ray.wait(left)
+        yield from ray.get(done)

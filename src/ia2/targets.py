@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ia2.adapters import using
-from ia2.capture import Selection, Site
+from ia2.capture import BEFORE, Selection, Site, paths
 from ia2.files import written_aside
 from ia2.models import LanguageModel
 from ia2.passes import passes
 from ia2.progress import step
 from ia2.prompt import Prompt, Tokens
+
+SHARD_BYTES = 2**26  # of targets that are in memory while they are collected
 
 
 @dataclass(frozen=True)
@@ -35,32 +37,67 @@ def collect(lm: LanguageModel, prompts: Sequence[Prompt], selection: Selection, 
         lm: its base model is the teacher; an adapter that is attached is switched off.
         prompts: with responses.
         selection: what to keep, in the model's own precision.
-        folder: where to keep it, as safetensors named by a hash of everything that determines it (weights, precision,
-            token ids, selection). A file of this name is read instead of computed.
+        folder: where to keep it, in a folder named by a hash of everything that determines it (weights, precision,
+            token ids, selection), as safetensors of `SHARD_BYTES` each. Those that are there are not computed again;
+            the values are memory-mapped, so that memory does not grow with the number of rows.
     """
     rows = [lm.encoder.encode(prompt) for prompt in prompts]
-    path = folder / f"{_key(lm, rows, selection)}.safetensors" if folder else None
-    if path and path.is_file():
-        flat = load_file(path)
-    else:
-        flat = _collect(lm, rows, selection)
-        if path:
-            with written_aside(path) as aside:
-                save_file(flat, aside)
-    sites = selection.sites
-    return Targets({site: list(flat[site].split([selection.size(row, site) for row in rows])) for site in sites})
+    place = folder / _key(lm, rows, selection) if folder else None
+    values: dict[Site, list[Tensor]] = {site: [] for site in selection.sites}
+    with step("collect", len(rows)) as advance, using(lm, None):
+        for start, part in _shards(lm, rows, selection):
+            flat = _shard(lm, part, selection, place / f"{start:09d}.safetensors" if place else None)
+            for site in selection.sites:
+                values[site] += flat[site].split([selection.size(row, site) for row in part])
+            advance(len(part))
+    return Targets(values)
+
+
+def _shard(lm: LanguageModel, rows: Sequence[Tokens], selection: Selection, path: Path | None) -> dict[str, Tensor]:
+    if path is None:
+        return _collect(lm, rows, selection)
+    if not path.is_file():
+        with written_aside(path) as aside:
+            save_file(_collect(lm, rows, selection), aside)
+    return load_file(path)
 
 
 def _collect(lm: LanguageModel, rows: Sequence[Tokens], selection: Selection) -> dict[str, Tensor]:
     parts: dict[Site, list[Tensor]] = {site: [torch.empty(0)] * len(rows) for site in selection.sites}
-    with step("collect", len(rows)) as advance, using(lm, None):
-        for chosen, _, values in passes(lm, rows, selection.sites, selection.layers, selection.positions):
-            for site, value in values.items():
-                sizes = [selection.size(rows[i], site) for i in chosen]
-                for i, part in zip(chosen, value.cpu().split(sizes), strict=True):
-                    parts[site][i] = part
-            advance(len(chosen))
+    for chosen, _, values in passes(lm, rows, selection.sites, selection.layers, selection.positions):
+        for site, value in values.items():
+            sizes = [selection.size(rows[i], site) for i in chosen]
+            for i, part in zip(chosen, value.cpu().split(sizes), strict=True):
+                parts[site][i] = part
     return {site: torch.cat(values) for site, values in parts.items()}
+
+
+def _shards(lm: LanguageModel, rows: Sequence[Tokens], selection: Selection) -> Iterator[tuple[int, Sequence[Tokens]]]:
+    """Rows in parts of at most `SHARD_BYTES`, or one row; with the number of the first."""
+    start, size = 0, 0
+    for i, row in enumerate(rows):
+        own = n_bytes(lm, row, selection)
+        if i > start and size + own > SHARD_BYTES:
+            yield start, rows[start:i]
+            start, size = i, 0
+        size += own
+    yield start, rows[start:]
+
+
+def n_bytes(lm: LanguageModel, row: Tokens, selection: Selection) -> int:
+    """Of one row's targets."""
+    config = lm.base.config.get_text_config()
+    widths: dict[Site, int] = {"logits": int(config.vocab_size)}
+    for site in BEFORE & selection.sites:
+        weight: Any = lm.base.get_submodule(paths(lm.anatomy, site)[0]).weight
+        widths[site] = weight.numel() // int(config.hidden_size)
+    return sum(
+        selection.size(row, site)
+        * widths.get(site, int(config.hidden_size))
+        * (len(paths(lm.anatomy, site, selection.layers)) or 1)
+        * lm.base.dtype.itemsize
+        for site in selection.sites
+    )
 
 
 def _key(lm: LanguageModel, rows: Sequence[Tokens], selection: Selection) -> str:

@@ -1,155 +1,126 @@
-"""One stage of training: a `transformers.Trainer` whose loss is a sum of terms at response positions."""
+"""A stage of training: a `transformers.Trainer` whose loss is a sum of terms at response positions.
 
+Several jobs that differ in learning rate, seed or rows are trained side by side, in one pass a step (`ia2.bank`).
+"""
+
+import math
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ia2.bank import Bank, can_bank, restore, trainable_copy
 from ia2.capture import Site, read
 from ia2.errors import IA2Error
-from ia2.losses import LOSSES, Scale, ce, mean_square
+from ia2.jobs import Epoch, Item, Job, Record, Rows, TrainingResult, TrainingSettings, arguments
+from ia2.losses import LOSSES, Scale, ce
 from ia2.methods import Stage
 from ia2.models import LanguageModel
-from ia2.passes import batches
+from ia2.passes import TOKENS_PER_BATCH, batches
 from ia2.progress import say, step
-from ia2.prompt import IGNORED, TokenBatch, Tokens
-from ia2.targets import Targets
-
-Item = tuple[Tokens, dict[Site, Tensor]]
-Metric = Literal["loss", "nll", "accuracy"]
-METRICS: tuple[Metric, ...] = get_args(Metric)
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """Of one stage, named as transformers names them; the defaults are the paper's.
-
-    Attributes:
-        learning_rate: of Adam, constant.
-        num_train_epochs: at most so many.
-        per_device_train_batch_size: rows a step and device; the effective batch is this times accumulation.
-        gradient_accumulation_steps: micro-batches an update; changes memory, not results.
-        eval_steps: updates between two looks at the development rows.
-        early_stopping_patience: looks without a better value before stopping.
-        metric_for_best_model: what is looked at: the stage's own `loss`, the `nll` of the responses, or the `accuracy`
-            of their tokens.
-        seed: of the order of rows.
-    """
-
-    learning_rate: float
-    num_train_epochs: int = 50
-    per_device_train_batch_size: int = 4
-    gradient_accumulation_steps: int = 1
-    eval_steps: int = 2
-    early_stopping_patience: int = 5
-    metric_for_best_model: Metric = "loss"
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """What became of one training.
-
-    Attributes:
-        value: of the weights kept, by the settings' metric, lower is better (accuracy is negated); None without
-            development rows.
-        n_steps: the step at which they were reached.
-        stopped: why training was cut short, if it was.
-        log: what the Trainer logged.
-    """
-
-    value: float | None
-    n_steps: int
-    stopped: str | None
-    log: list[dict[str, float]]
-
-
-class Rows(Dataset[Item]):
-    """Student rows, each with the teacher's values; `renew(epoch)`, if given, yields other values for a later epoch."""
-
-    def __init__(self, rows: Sequence[Tokens], targets: Targets, renew: Callable[[int], Targets] | None = None):
-        self.rows, self.renew = list(rows), renew
-        self.items = self._items(targets)
-
-    def _items(self, targets: Targets) -> list[Item]:
-        return [(row, {site: values[i] for site, values in targets.values.items()}) for i, row in enumerate(self.rows)]
-
-    def begin(self, epoch: int) -> None:
-        """Called before every epoch; epoch 0 has the values given."""
-        if self.renew:
-            self.items = self._items(self.renew(epoch))
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, i: int) -> Item:
-        return self.items[i]
-
-    def power(self, site: Site) -> Tensor:
-        """The teacher's mean square activation per layer over all rows, (L,)."""
-        return mean_square(torch.cat([targets[site] for _, targets in self.items]))
+from ia2.prompt import IGNORED, TokenBatch
 
 
 class NotFinite(ArithmeticError):  # noqa: N818
-    """The loss is infinite or not a number."""
+    """No job that is left has a finite loss."""
 
 
 class StageTrainer(Trainer):
-    """Minimises a `Stage`: each term is a mean over positions; batch size, padding, accumulation do not change it."""
+    """Minimises a `Stage` for every job; each term is a mean over the positions of the job's update.
 
-    def __init__(
-        self,
-        lm: LanguageModel,
-        stage: Stage,
-        train: Rows,
-        dev: Rows | None,
-        args: TrainingArguments,
-        metric: Metric = "loss",
-    ):
-        super().__init__(model=lm.model, args=args, train_dataset=train, eval_dataset=dev, data_collator=self.collate)
+    A job that has run out of patience, or has no finite loss, is left out of later steps.
+    """
+
+    def __init__(self, lm: LanguageModel, stage: Stage, jobs: Sequence[Job], bank: Bank, args: TrainingArguments):
+        self.epoch = Epoch(jobs)
+        super().__init__(lm.model, args, self.collate, train_dataset=self.epoch, eval_dataset=jobs[0].dev)
         self.remove_callback(PrinterCallback)
         self.model_accepts_loss_kwargs = True  # so that the Trainer counts the positions of the whole update
-        self.lm, self.stage, self.metric = lm, stage, metric
+        self.lm, self.stage, self.jobs, self.bank = lm, stage, jobs, bank
+        self.settings, self.has_dev = jobs[0].settings, jobs[0].dev is not None
+        self.records = [Record() for _ in jobs]
+        self.running = list(range(len(jobs)))
         self.layers = stage.selection(lm.anatomy).layers
-        power = {site: train.power(site).to(lm.device) for site in stage.teacher_sites - {"logits"}}
-        power["logits"] = torch.empty(0)
-        self.scales = {site: Scale(power_L, stage.temperature, stage.top_k) for site, power_L in power.items()}
-        self.dev_batches = list(self._prepared(dev)) if dev else []
+        self.powers_GL = {
+            site: torch.stack([job.train.power(site) for job in jobs]).to(lm.device)
+            for site in stage.teacher_sites - {"logits"}
+        }
+        self._dev_batches: tuple[list[int], list[dict[str, Any]]] = [], []
 
-    def collate(self, items: Sequence[Item]) -> dict[str, Any]:
-        """A batch as the Trainer moves it to the device: the `TokenBatch` by its fields, and the teacher's values."""
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """One, with a group of weights for each learning rate."""
+        groups: dict[float, list[nn.Parameter]] = {}
+        for job, weights in zip(self.jobs, self.bank.weights, strict=True):
+            groups.setdefault(job.settings.learning_rate, []).extend(weights.values())
+        kind, options = self.get_optimizer_cls_and_kwargs(self.args)
+        options["weight_decay"] = self.args.weight_decay
+        self.optimizer = kind([{"params": own, "lr": rate} for rate, own in groups.items()], **options)
+        return self.optimizer
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
+        return SequentialSampler(self.epoch)  # it is in order already
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Not counted: nobody asks."""
+        return 0
+
+    def collate(self, items: Sequence[list[Item]]) -> dict[str, Any]:
+        """A batch of the jobs that are running."""
+        return self._collated(self.running, [[item[g] for item in items] for g in self.running])
+
+    def _collated(self, jobs: Sequence[int], rows_of_jobs: Sequence[Sequence[Item]]) -> dict[str, Any]:
+        """As the Trainer moves it to the device: the `TokenBatch` by its fields, the teacher's values, whose rows.
+
+        The rows are slices of equal length, one a job; `sizes` are each slice's positions: of the response, aligned.
+        """
+        items = [item for rows in rows_of_jobs for item in rows]
         batch = self.lm.encoder.collate([row for row, _ in items], self.stage.positions)
-        sites = self.stage.teacher_sites
-        return {**vars(batch), "targets": {site: torch.cat([targets[site] for _, targets in items]) for site in sites}}
-
-    def _prepared(self, rows: Rows) -> Iterator[dict[str, Any]]:
-        for chosen in batches([row for row, _ in rows.items]):
-            yield self._prepare_inputs(self.collate([rows[i] for i in chosen]))
+        targets = {site: torch.cat([of[site] for _, of in items]) for site in self.stage.teacher_sites}
+        counts_GB2 = torch.stack([batch.response_mask.sum(1), batch.aligned_mask.sum(1)], -1).unflatten(
+            0, (len(jobs), -1)
+        )
+        sizes = tuple((of[0], of[1]) for of in counts_GB2.sum(1).tolist())
+        return {**vars(batch), "targets": targets, "jobs": tuple(jobs), "sizes": sizes}
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
-        """Positions of the whole update, over all processes: of responses, and those aligned. (2,)"""
-        counts = sum((_counts(batch).to(device) for batch in batch_samples), torch.zeros(2, device=device))
-        return self.accelerator.gather(counts[None]).sum(0) if self.args.world_size > 1 else counts
+        """Positions of each job's whole update, over all processes: of responses, and those aligned. (G, 2)"""
+        counts_G2 = torch.zeros(len(self.jobs), 2, device=device)
+        for batch in batch_samples:
+            counts_G2[list(batch["jobs"])] += torch.tensor(batch["sizes"], device=device)
+        return self.accelerator.gather(counts_G2[None]).sum(0) if self.args.world_size > 1 else counts_G2
 
     def summed_losses(self, student: dict[Site, Tensor], inputs: dict[str, Any]) -> Tensor:
-        """The terms summed over the batch's positions, in float32: at the logits, and of activations. (2,)"""
+        """The terms summed over each job's positions, in float32: at the logits, and of activations. (G, 2)"""
         ids_P = inputs["labels"][inputs["labels"] != IGNORED]
-        sums = [torch.zeros((), device=ids_P.device)] * 2
+        columns = [torch.zeros(len(inputs["jobs"]), device=ids_P.device)] * 2
         for term in self.stage.terms:
+            column = int(term.site != "logits")
+            sizes = [of[column] for of in inputs["sizes"]]
             wanted = inputs["targets"][term.site] if term.needs_teacher else ids_P
-            loss = LOSSES[term.loss](student[term.site], wanted, self.scales[term.site]).sum()
-            sums[term.site != "logits"] = sums[term.site != "logits"] + term.weight * loss
-        return torch.stack(sums)
+            loss_P = LOSSES[term.loss](student[term.site], wanted, self._scale(term.site, inputs["jobs"], sizes))
+            columns[column] = columns[column] + term.weight * _sums(loss_P, sizes)
+        return torch.stack(columns, -1)
+
+    def _scale(self, site: Site, jobs: Sequence[int], sizes: list[int]) -> Scale:
+        if site not in self.powers_GL:
+            return Scale(torch.empty(0), self.stage.temperature, self.stage.top_k)
+        power_GL = self.powers_GL[site][list(jobs)]
+        repeats = torch.tensor(sizes, device=power_GL.device)
+        power_PL = power_GL.repeat_interleave(repeats, 0, output_size=sum(sizes))
+        return Scale(power_PL, self.stage.temperature, self.stage.top_k)
 
     def _read(self, model: nn.Module, inputs: dict[str, Any], sites: Collection[Site]) -> dict[Site, Tensor]:
-        batch = TokenBatch(**{field.name: inputs[field.name] for field in fields(TokenBatch)})
+        self.bank.active = inputs["jobs"]
+        batch = TokenBatch(**{of.name: inputs[of.name] for of in fields(TokenBatch)})
         return read(model, self.lm.anatomy, batch, sites, self.layers)
 
     def compute_loss(
@@ -159,122 +130,201 @@ class StageTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """The micro-batch's share of the mean over all positions of the update."""
+        """The sum over jobs of the micro-batch's share of the mean over all positions of the job's update."""
         if not isinstance(num_items_in_batch, Tensor):
             raise RuntimeError("the Trainer did not count the positions of the update")
-        sums = self.summed_losses(self._read(model, inputs, self.stage.sites), inputs)
-        loss = (sums / num_items_in_batch).sum()
-        if not torch.isfinite(loss):
-            raise NotFinite
-        if not loss.requires_grad:
+        sums_G2 = self.summed_losses(self._read(model, inputs, self.stage.sites), inputs)
+        losses_G = (sums_G2 / num_items_in_batch[list(inputs["jobs"])]).sum(1)
+        if not losses_G.requires_grad:
             raise IA2Error(
                 "the loss does not depend on what is trained: the layers that are aligned lie below the adapter's, "
                 "or activation checkpointing is reentrant (use_reentrant=False is needed)"
             )
-        loss = loss * self.accelerator.num_processes
+        finite = []
+        for i, (g, value) in enumerate(zip(inputs["jobs"], losses_G.tolist(), strict=True)):
+            self.records[g].loss += value
+            if math.isfinite(value):
+                finite.append(i)
+            elif g in self.running:
+                self.records[g].stopped = f"no finite loss at step {self.state.global_step + 1}"
+                self.running.remove(g)
+        if not finite:
+            raise NotFinite
+        loss = losses_G[finite].sum() * self.accelerator.num_processes
         return (loss, {}) if return_outputs else loss
 
     @torch.no_grad()
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Over all development rows: `eval_loss`, the stage's own, and `eval_value`, by the metric, lower is better."""
-        model: nn.Module = self.model_wrapped
-        model.eval()
-        sites = self.stage.sites if self.metric == "loss" else {*self.stage.sites, "logits"}
-        sums, counts, other = torch.zeros(2), torch.zeros(2), 0.0
-        for batch in self.dev_batches:
-            student = self._read(model, batch, sites)
-            sums, counts = sums + self.summed_losses(student, batch).cpu(), counts + _counts(batch).cpu()
-            ids_P = batch["labels"][batch["labels"] != IGNORED]
-            if self.metric == "nll":
-                other += ce(student["logits"], ids_P, self.scales["logits"]).sum().item()
-            elif self.metric == "accuracy":
-                other -= (student["logits"].argmax(-1) == ids_P).sum().item()
-        loss = (sums / counts).sum().item()
-        metrics = {"eval_loss": loss, "eval_value": loss if self.metric == "loss" else other / counts[0].item()}
+        """Look at the development rows of the jobs that are running: keep weights that are the best so far.
+
+        Returns:
+            The mean over these jobs of `eval_loss`, the stage's own, and of `eval_value`, by the metric, lower is
+            better.
+        """
+        values = self.dev_values()
+        for g, (loss, value) in values.items():
+            record, step = self.records[g], self.state.global_step
+            record.log.append({"step": step, "eval_loss": loss, "eval_value": value})
+            if value < record.value:
+                record.value, record.step, record.n_bad, record.weights = value, step, 0, self.bank.copy(g)
+            else:
+                record.n_bad += 1
+        self.running = [g for g in self.running if self.records[g].n_bad < self.settings.early_stopping_patience]
+        self.control.should_training_stop |= not self.running
+        means = np.mean(list(values.values()), axis=0)
+        metrics = {"eval_loss": float(means[0]), "eval_value": float(means[1])}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    @torch.no_grad()
+    def dev_values(self) -> dict[int, tuple[float, float]]:
+        """The stage's loss over the development rows, and the value by the metric, of every running job."""
+        model: nn.Module = self.model_wrapped
+        model.eval()
+        metric, jobs = self.settings.metric_for_best_model, list(self.running)
+        if self._dev_batches[0] != jobs:
+            self._dev_batches = jobs, list(self._collated_dev(jobs))
+        sites = self.stage.sites if metric == "loss" else {*self.stage.sites, "logits"}
+        sums_G2, counts_G2, others_G = torch.zeros(len(jobs), 2), torch.zeros(len(jobs), 2), torch.zeros(len(jobs))
+        for batch in self._dev_batches[1]:
+            student = self._read(model, batch, sites)
+            sums_G2 += self.summed_losses(student, batch).cpu()
+            counts_G2 += torch.tensor(batch["sizes"])
+            ids_P, sizes = batch["labels"][batch["labels"] != IGNORED], [of[0] for of in batch["sizes"]]
+            if metric == "nll":
+                others_G += _sums(ce(student["logits"], ids_P, self._scale("logits", jobs, sizes)), sizes).cpu()
+            elif metric == "accuracy":
+                others_G -= _sums((student["logits"].argmax(-1) == ids_P).float(), sizes).cpu()
+        losses_G = (sums_G2 / counts_G2).sum(1)
+        values_G = losses_G if metric == "loss" else others_G / counts_G2[:, 0]
+        return dict(zip(jobs, zip(losses_G.tolist(), values_G.tolist(), strict=True), strict=True))
 
-def _counts(inputs: dict[str, Any]) -> Tensor:
-    """Positions of responses, and those aligned. (2,)"""
-    return torch.stack([(inputs["labels"] != IGNORED).sum(), inputs["aligned_mask"].sum()]).float()
-
-
-class KeepBest(TrainerCallback):
-    """Copies the trainable weights whenever the development value is the best so far; stops when patience is out."""
-
-    def __init__(self, patience: int):
-        self.patience, self.n_bad = patience, 0
-        self.value, self.step = float("inf"), 0
-        self.weights: dict[str, Tensor] = {}
-
-    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Compare, copy, count."""
-        value = kwargs["metrics"]["eval_value"]
-        if value < self.value:
-            self.value, self.step, self.n_bad = value, state.global_step, 0
-            self.weights = trainable_copy(kwargs["model"])
-            return
-        self.n_bad += 1
-        control.should_training_stop |= self.n_bad >= self.patience
-
-
-class KeepGood(TrainerCallback):
-    """Without development rows: copies the weights before each update, whose loss was finite, or none would come."""
-
-    def __init__(self) -> None:
-        self.step = 0
-        self.weights: dict[str, Tensor] = {}
-
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Copy."""
-        self.step, self.weights = state.global_step, trainable_copy(kwargs["model"])
+    def _collated_dev(self, jobs: Sequence[int]) -> Iterator[dict[str, Any]]:
+        """Batches of all development rows, the longest of every job first."""
+        sorted_rows = [
+            sorted(rows.items, key=lambda item: -len(item[0].ids)) for g in jobs if (rows := self.jobs[g].dev)
+        ]
+        by_rank = zip(*([row for row, _ in rows] for rows in sorted_rows), strict=True)
+        longest = [max(same, key=lambda row: len(row.ids)) for same in by_rank]
+        for chosen in batches(longest, TOKENS_PER_BATCH // len(jobs)):
+            yield self._prepare_inputs(self._collated(jobs, [[rows[i] for i in chosen] for rows in sorted_rows]))
 
 
-class BeginEpoch(TrainerCallback):
-    """Tells the training rows that an epoch begins."""
+def _sums(values_P: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Of consecutive parts of these sizes. (G,)"""
+    return torch.stack([part.sum() for part in values_P.split(list(sizes))])
 
-    def __init__(self, rows: Rows):
-        self.rows = rows
+
+class Steps(TrainerCallback):
+    """What happens around every update: orders are drawn, losses noted, a bar advances.
+
+    Without development rows the weights before each update are kept, whose loss was finite, or none would come.
+    """
+
+    def __init__(self, trainer: StageTrainer, advance: Any):
+        self.trainer, self.advance, self.note = trainer, advance, ""
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Epochs count from 0."""
-        self.rows.begin(round(state.epoch or 0))
-
-
-class ShowProgress(TrainerCallback):
-    """Advances a bar with every update; shows the development loss."""
-
-    def __init__(self, advance: Any):
-        self.advance, self.note = advance, ""
+        self.trainer.epoch.begin(round(state.epoch or 0))
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Remember what to show."""
         self.note = f"development loss {kwargs['metrics']['eval_loss']:.4g}"
 
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Copy."""
+        if not self.trainer.has_dev:
+            for g in self.trainer.running:
+                self.trainer.records[g].step = state.global_step
+                self.trainer.records[g].weights = self.trainer.bank.copy(g)
+
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """One update is done."""
+        for g in self.trainer.running:
+            record = self.trainer.records[g]
+            record.log.append({"step": state.global_step, "loss": record.loss})
+            record.loss = 0.0
+        kwargs["optimizer"].zero_grad()  # the Trainer's own is of the model, which has not the bank's weights
         self.advance(1, self.note)
 
 
-def trainable_copy(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of the trainable weights by name."""
-    return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+def train_jobs(
+    lm: LanguageModel, stage: Stage, jobs: Sequence[Job], name: str = "training", together: bool = True
+) -> list[TrainingResult]:
+    """Train the adapter of `lm` once for each job; side by side, where they can be and may be (`together`).
+
+    Each ends with its best weights by development rows, or the last without any. The weights before the first update
+    count among the candidates. The value of the restored weights is measured again and must be the best one: a restore
+    that does nothing is an error. Where a job's loss stops being finite it ends, says so, and has its best weights, or
+    the last ones with a finite loss; the others go on.
+    """
+    found: dict[int, TrainingResult] = {}
+    for chosen in side_by_side(lm, jobs) if together else [[i] for i in range(len(jobs))]:
+        results = _train(lm, stage, [jobs[i] for i in chosen], name)
+        found |= dict(zip(chosen, results, strict=True))
+    return [found[i] for i in range(len(jobs))]
 
 
-@torch.no_grad()
-def restore(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Put a copy back, every tensor of it."""
-    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    if parameters.keys() != weights.keys():
-        raise RuntimeError("the weights kept are not those of this model")
-    for name, parameter in parameters.items():
-        parameter.copy_(weights[name])
+def side_by_side(lm: LanguageModel, jobs: Sequence[Job]) -> Iterator[list[int]]:
+    """Indices of jobs that are trained at once: of one shape, within `TOKENS_PER_BATCH` tokens a step."""
+    shapes: dict[Any, list[int]] = {}
+    together = can_bank(lm.model)
+    for i, job in enumerate(jobs):
+        shapes.setdefault(job.shape if together else i, []).append(i)
+    for alike in shapes.values():
+        n = max(1, TOKENS_PER_BATCH // max(jobs[i].tokens_per_step for i in alike))
+        yield from (alike[i : i + n] for i in range(0, len(alike), n))
+
+
+def _train(lm: LanguageModel, stage: Stage, jobs: Sequence[Job], name: str) -> list[TrainingResult]:
+    start, settings = time.perf_counter(), jobs[0].settings
+    n_epoch = -(-len(jobs[0].train) // (settings.per_device_train_batch_size * settings.gradient_accumulation_steps))
+    bank = Bank(lm.model, [job.start for job in jobs])
+    with tempfile.TemporaryDirectory() as folder, step(name, n_epoch * settings.num_train_epochs) as advance:
+        trainer = StageTrainer(lm, stage, jobs, bank, arguments(settings, Path(folder), jobs[0].dev is not None))
+        trainer.add_callback(Steps(trainer, advance))
+        with bank.attached():
+            with suppress(NotFinite):  # every job says why it stopped
+                trainer.train()
+            _restore_best(trainer, name)
+    seconds = (time.perf_counter() - start) / len(jobs)
+    return [
+        TrainingResult(
+            weights=bank.copy(g),
+            value=record.value if trainer.has_dev else None,
+            n_steps=record.step if trainer.has_dev or record.stopped else trainer.state.global_step,
+            stopped=record.stopped,
+            log=record.log,
+            n_jobs=len(jobs),
+            seconds=seconds,
+        )
+        for g, record in enumerate(trainer.records)
+    ]
+
+
+def _restore_best(trainer: StageTrainer, name: str) -> None:
+    for g, record in enumerate(trainer.records):
+        if record.stopped:
+            rate = trainer.jobs[g].settings.learning_rate
+            record.stopped += f", learning rate {rate:g}; the weights of step {record.step} are kept"
+            say(f"{name}: {record.stopped}")
+        if not record.weights:
+            raise IA2Error(f"{name}: the loss is not finite from the start; is the base model in float16?")
+        if record.stopped or trainer.has_dev:
+            trainer.bank.restore(g, record.weights)
+    if trainer.has_dev:
+        tolerance = 1e-4 if trainer.lm.base.dtype == torch.float32 else 2e-2  # beside other jobs, others are rounded
+        trainer.running = list(range(len(trainer.jobs)))
+        for g, (_, again) in trainer.dev_values().items():
+            best = trainer.records[g].value
+            if abs(again - best) > tolerance * max(1.0, abs(best)):
+                raise RuntimeError(f"{name}: restored weights have the value {again}, the best ones had {best}")
 
 
 def train_stage(
@@ -285,96 +335,7 @@ def train_stage(
     settings: TrainingSettings,
     name: str = "training",
 ) -> TrainingResult:
-    """Train the adapter of `lm` in place; it ends with its best weights by development rows, or the last without any.
-
-    The weights before the first update count among the candidates. The value of the restored weights is measured again
-    and must be the best one: a restore that does nothing is an error. Where the loss stops being finite, training
-    stops, says so, and the best weights, or the last ones with a finite loss, are restored.
-    """
-    n_epoch = -(-len(train) // (settings.per_device_train_batch_size * settings.gradient_accumulation_steps))
-    with tempfile.TemporaryDirectory() as folder, step(name, n_epoch * settings.num_train_epochs) as advance:
-        args = arguments(settings, Path(folder), bool(dev))
-        trainer = StageTrainer(lm, stage, train, dev, args, settings.metric_for_best_model)
-        kept = KeepBest(settings.early_stopping_patience) if dev else KeepGood()
-        for callback in (ShowProgress(advance), kept, BeginEpoch(train)):
-            trainer.add_callback(callback)
-        stopped = None
-        try:
-            trainer.train()
-        except NotFinite:
-            rate, at = settings.learning_rate, trainer.state.global_step
-            stopped = (
-                f"no finite loss at step {at + 1}, learning rate {rate:g}; the weights of step {kept.step} are kept"
-            )
-            say(f"{name}: {stopped}")
-        if not kept.weights:
-            raise IA2Error(f"{name}: the loss is not finite from the start; is the base model in float16?")
-        log = [dict(entry) for entry in trainer.state.log_history]
-        if isinstance(kept, KeepGood):
-            if stopped:
-                restore(lm.model, kept.weights)
-            return TrainingResult(None, kept.step if stopped else trainer.state.global_step, stopped, log)
-        restore(lm.model, kept.weights)
-        again = trainer.evaluate()["eval_value"]
-        if abs(again - kept.value) > 1e-6 * max(1.0, abs(kept.value)):
-            raise RuntimeError(f"{name}: restored weights have the value {again}, the best ones had {kept.value}")
-        return TrainingResult(kept.value, kept.step, stopped, log)
-
-
-def train_best(
-    lm: LanguageModel,
-    stage: Stage,
-    train: Rows,
-    dev: Rows | None,
-    settings: Sequence[TrainingSettings],
-    name: str = "training",
-) -> dict[str, Any]:
-    """Train once with each of several settings, all from the same weights; keep the best by development rows.
-
-    Returns:
-        A record for JSON: the learning rate chosen, its value and steps, all trainings with their logs, the seconds.
-    """
-    start = time.perf_counter()
-    initial = trainable_copy(lm.model)
-    results: list[TrainingResult] = []
-    best, weights = 0, initial
-    for i, choice in enumerate(settings):
-        restore(lm.model, initial)
-        title = f"{name}, learning rate {choice.learning_rate:g}"
-        results.append(train_stage(lm, stage, train, dev, choice, title))
-        if i == 0 or (results[i].value or 0.0) < (results[best].value or 0.0):
-            best, weights = i, trainable_copy(lm.model)
-    restore(lm.model, weights)
-    return {
-        "learning_rate": settings[best].learning_rate,
-        "value": results[best].value,
-        "n_steps": results[best].n_steps,
-        "seconds": time.perf_counter() - start,
-        "trainings": [asdict(choice) | asdict(result) for choice, result in zip(settings, results, strict=True)],
-    }
-
-
-def arguments(settings: TrainingSettings, folder: Path, has_dev: bool) -> TrainingArguments:
-    """Adam with a constant learning rate, no weight decay, no clipping (paper, settings)."""
-    return TrainingArguments(
-        output_dir=str(folder),
-        learning_rate=settings.learning_rate,
-        num_train_epochs=settings.num_train_epochs,
-        per_device_train_batch_size=settings.per_device_train_batch_size,
-        gradient_accumulation_steps=settings.gradient_accumulation_steps,
-        optim="adamw_torch",
-        weight_decay=0.0,
-        max_grad_norm=0.0,
-        lr_scheduler_type="constant",
-        eval_strategy="steps" if has_dev else "no",
-        eval_steps=settings.eval_steps,
-        eval_on_start=has_dev,
-        logging_steps=settings.eval_steps,
-        logging_nan_inf_filter=False,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        seed=settings.seed,
-    )
+    """Train the adapter of `lm` in place; see `train_jobs`."""
+    result = train_jobs(lm, stage, [Job(trainable_copy(lm.model), train, dev, settings)], name)[0]
+    restore(lm.model, result.weights)
+    return result

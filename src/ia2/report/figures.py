@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from ia2.metrics import N_BINS, bins
-from ia2.report.numbers import PERCENT, SCORE
+from ia2.report.numbers import PERCENT, SCORE, Form
 
 VARIETIES = {
     "unlabelled": "the same, with more queries, which ICL answered",
@@ -76,29 +76,29 @@ def display_name(method: str) -> str:
 def accuracy(methods: dict[str, Any], cells: list[dict[str, Any]]) -> str:
     """All methods with their intervals; below it, a panel a task, if there are cells."""
     caption = "Accuracy with its 95% interval" + (", mean over all cells." if cells else ".")
-    figure = framed(_dots([("", methods)]), caption)
+    figure = framed(dots([("", methods)]), caption)
     if not cells:
         return figure
     low = min(method["accuracy"]["low"] for cell in cells for method in cell["methods"].values())
     panels = []
     for task in dict.fromkeys(cell["task"] for cell in cells):
         own = [cell for cell in cells if cell["task"] == task]
-        dots = _dots([(f"seed {cell['seed']}", cell["methods"]) for cell in own])
-        dots.update_xaxes(range=[low - 0.03, 1.03])
+        panel = dots([(f"seed {cell['seed']}", cell["methods"]) for cell in own])
+        panel.update_xaxes(range=[low - 0.03, 1.03])
         seeds = f"seeds {', '.join(str(cell['seed']) for cell in own)} from top to bottom" if own[1:] else "one seed"
         text = f"<b>{escape(task)}</b> <small>{escape(own[0]['description'])} ({escape(seeds)})</small>"
-        panels.append(framed(dots, text, f"Accuracy of each method on {task}"))
+        panels.append(framed(panel, text, f"Accuracy of each method on {task}"))
     return f'{figure}<div class="wide panels">{"".join(panels)}</div>'
 
 
-def _dots(series: Sequence[tuple[str, dict[str, Any]]]) -> go.Figure:
+def dots(series: Sequence[tuple[str, dict[str, Any]]], key: str = "accuracy", form: Form = PERCENT) -> go.Figure:
     """A row a method; within it a dot with its interval for each of the series (label, methods)."""
     names = list(dict.fromkeys(name for _, methods in series for name in methods))
     figure = go.Figure()
     for k, (label, methods) in enumerate(series):
         offset = 0.36 * ((len(series) - 1) / 2 - k) / max(1, len(series) - 1)
         for name, method in methods.items():
-            a = method["accuracy"]
+            a = method[key]
             figure.add_scatter(
                 x=[a["value"]],
                 y=[len(names) - 1 - names.index(name) + offset],
@@ -106,15 +106,45 @@ def _dots(series: Sequence[tuple[str, dict[str, Any]]]) -> go.Figure:
                 mode="markers",
                 marker=look(name).marker(11 if len(series) == 1 else 8),
                 name=plain(display_name(name)),
-                text=[plain(f"{label} {PERCENT.interval(a)}%".strip())],
+                text=[plain(f"{label} {form.interval(a)}{form.unit}".strip())],
                 hovertemplate="%{fullData.name}: %{text}<extra></extra>",
             )
     ticks = [plain(display_name(name)) for name in reversed(names)]
     figure.update_yaxes(
         tickvals=list(range(len(names))), ticktext=ticks, showgrid=False, range=[-0.6, len(names) - 0.4]
     )
-    figure.update_xaxes(tickformat=".0%", nticks=6)
+    figure.update_xaxes(tickformat=form.ticks, nticks=6)
     return styled(figure, height=50 + (32 if len(series) == 1 else 26) * len(names))
+
+
+def over_n(rows: Sequence[dict[str, Any]], key: str, form: Form) -> go.Figure:
+    """A line a method, over the number of examples `n`; methods stand a little apart, so that intervals can be seen."""
+    names = list(dict.fromkeys(row["method"] for row in rows))
+    sizes = sorted({row["n"] for row in rows})
+    figure = go.Figure()
+    for k, name in enumerate(names):
+        own, found = look(name), sorted((row for row in rows if row["method"] == name), key=lambda row: row["n"])
+        apart = 1.03 ** (k - (len(names) - 1) / 2)
+        values = [row[key] for row in found]
+        figure.add_scatter(
+            x=[row["n"] * apart for row in found],
+            y=[value["value"] for value in values],
+            error_y={
+                "array": [value["high"] - value["value"] for value in values],
+                "arrayminus": [value["value"] - value["low"] for value in values],
+                "width": 0,
+                "thickness": 1.2,
+            },
+            mode="lines+markers",
+            name=plain(own.name),
+            line={"color": own.colour, "width": 2, "dash": "dash" if own.ring else "solid"},
+            marker=own.marker(7),
+            text=[f"N = {row['n']}: {form.interval(row[key])}{form.unit}" for row in found],
+            hovertemplate="%{fullData.name}, %{text}<extra></extra>",
+        )
+    figure.update_xaxes(type="log", tickvals=sizes, ticktext=[str(n) for n in sizes], showgrid=False)
+    figure.update_yaxes(tickformat=form.ticks, nticks=6)
+    return styled(figure, height=300)
 
 
 def calibration(methods: dict[str, Any], predictions: list[dict[str, Any]], has_cells: bool) -> str:
@@ -195,7 +225,10 @@ def styled(figure: go.Figure, height: int) -> go.Figure:
 
 
 def framed(figure: go.Figure, caption: str, label: str = "") -> str:
-    """`caption` is HTML, `label` text. In its JSON plotly escapes `<`: no text of it can end the script."""
+    """A figure as HTML; `caption` is HTML, `label` text.
+
+    In its JSON plotly escapes `<`: no text of it can end the script.
+    """
     return (
         f'<figure><div class="plot" role="img" aria-label="{escape(label or caption)}"></div>'
         f'<script type="application/json">{figure.to_json()}</script><figcaption>{caption}</figcaption></figure>\n'

@@ -8,10 +8,15 @@ Interval = Mapping[str, float]  # value, low, high
 
 @dataclass(frozen=True)
 class Form:
-    """How numbers of one kind are written. `sign` is "+" where a positive number shows its sign too."""
+    """How numbers of one kind are written. `sign` is "+" where a positive number shows its sign too.
+
+    `unit` and `ticks` (d3's format of an axis) are of figures.
+    """
 
     digits: int
     scale: float = 1.0
+    unit: str = ""
+    ticks: str = ""
 
     def number(self, value: float, sign: str = "") -> str:
         """0.0 where it would be -0.0."""
@@ -31,7 +36,7 @@ class Form:
         return f"{self.number(abs(interval['value']))}{unit} {self.bounds({'low': low, 'high': high})}"
 
 
-PERCENT = Form(1, 100.0)
+PERCENT = Form(1, 100.0, "%", ".0%")
 SCORE = Form(3)
 WHOLE = Form(0)
 MILLISECONDS = Form(1, 1e3)  # from seconds
@@ -40,3 +45,8 @@ MILLISECONDS = Form(1, 1e3)  # from seconds
 def side(interval: Interval) -> int:
     """1 or -1 if the whole interval is above or below 0, else 0."""
     return (interval["low"] > 0) - (interval["high"] < 0)
+
+
+def p_value(p: float) -> str:
+    """As HTML: `p = 0.012`, or `p < 0.001`, in one piece."""
+    return "p\u00a0&lt;\u00a00.001" if p < 0.001 else f"p\u00a0=\u00a0{p:.3f}"

@@ -1,21 +1,21 @@
-"""The page: its frame, its verdict, its tables. It asks the network for nothing."""
+"""The page of a run or a comparison: its verdict, its tables."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from plotly.offline import get_plotlyjs
-
-from ia2.files import write_text
 from ia2.report import figures
-from ia2.report.figures import display_name, look
-from ia2.report.numbers import MILLISECONDS, PERCENT, SCORE, WHOLE, Form, Interval, side
+from ia2.report.figures import look
+from ia2.report.frame import name_of, table, write_page
+from ia2.report.numbers import MILLISECONDS, PERCENT, SCORE, WHOLE, Form, Interval, p_value, side
 
 N_DISAGREEMENTS = 40
+PAIRED = (
+    "Paired differences on the same rows, with 95% bootstrap intervals; bold where the interval leaves out 0. "
+    "A p-value, where there is one, is corrected for the number of these differences (Holm)."
+)
 
 
 @dataclass(frozen=True)
@@ -42,16 +42,6 @@ TIME = Column(
 )
 TRAINING = Column("training_seconds", "Training, s", "", WHOLE, "time to train once, in seconds; lower is better")
 
-HEAD = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:">
-"""
-
 
 def write_report(path: Path, metrics: dict[str, Any], predictions: list[dict[str, Any]]) -> None:
     """Write the page.
@@ -62,7 +52,7 @@ def write_report(path: Path, metrics: dict[str, Any], predictions: list[dict[str
         predictions: rows of `ia2.evaluation.Prediction`; those of the demo with `task` and `seed`.
     """
     methods, differences, cells = metrics["methods"], metrics["differences"], metrics.get("cells", [])
-    title = escape(metrics.get("title", f"IA2 run on {metrics['model']}"))
+    title = metrics.get("title", f"IA2 run on {metrics['model']}")
     setting = f"Model {metrics['model']} · {metrics['n_train']} training examples · {metrics['n_test']} test rows"
     if cells:
         n_tasks, n_seeds = (len({cell[key] for cell in cells}) for key in ("task", "seed"))
@@ -78,16 +68,6 @@ def write_report(path: Path, metrics: dict[str, Any], predictions: list[dict[str
         "How to read this page": _notes(bool(cells)),
     }
     write_page(path, title, setting, sections)
-
-
-def write_page(path: Path, title: str, setting: str, sections: dict[str, str]) -> None:
-    """Write a page of sections, HTML by heading, without those that are empty; `title` is HTML, `setting` text."""
-    body = "\n".join(f"<section>\n<h2>{name}</h2>\n{html}\n</section>" for name, html in sections.items() if html)
-    header = f"<header>\n<h1>{title}</h1>\n<p>{escape(setting)}</p>\n</header>"
-    style, script = (files("ia2.report").joinpath(name).read_text("utf-8") for name in ("style.css", "script.js"))
-    head = f"{HEAD}<title>{title}</title>\n<style>\n{style}</style>\n<script>{get_plotlyjs()}</script>\n"
-    page = f"<body>\n<main>\n{header}\n{body}\n</main>\n<script>\n{script}</script>\n</body>\n</html>\n"
-    write_text(path, f"{head}</head>\n{page}")
 
 
 # --- The verdict
@@ -114,17 +94,17 @@ def _tiles(methods: dict[str, Any], subject: str) -> str:
         ("Lowest calibration error", ECE, "ECE {}"),
     ):
         names, value = _best(methods, column)
-        tiles.append((label, ", ".join(_name(name) for name in names), text.format(value)))
+        tiles.append((label, ", ".join(name_of(name) for name in names), text.format(value)))
     if subject:
         own, icl = (WHOLE.number(methods[name]["tokens_per_query"]) for name in (subject, "icl"))
-        tiles.append(("Prompt of one query", f"{own} tokens", f"{_name(subject)}; with ICL {icl}"))
+        tiles.append(("Prompt of one query", f"{own} tokens", f"{name_of(subject)}; with ICL {icl}"))
     cards = [f"<div><dt>{a}</dt><dd>{b}<small>{c}</small></dd></div>" for a, b, c in tiles]
     return f'<dl class="tiles">{"".join(cards)}</dl>'
 
 
 def _claim(pair: str, difference: dict[str, Interval]) -> str:
     """What the intervals of a minus b allow to say about accuracy and calibration error; nothing if they hold 0."""
-    a, b = (f"<b>{_name(name)}</b>" for name in pair.split(" - ", 1))
+    a, b = (f"<b>{name_of(name)}</b>" for name in pair.split(" - ", 1))
     accuracy, ece = difference["accuracy"], difference["ece"]
     none = "no difference in {} that this data can show ({})"
     if sign := side(accuracy):
@@ -147,7 +127,7 @@ def _cost(name: str, method: dict[str, Any], icl: dict[str, Any]) -> str:
     once = f", after {WHOLE.number(method['training_seconds'])} s of training" if "training_seconds" in method else ""
     queries = method.get("break_even_queries")
     pays = f" The training is paid for after {queries:,} queries." if queries is not None else ""
-    return f"A query to <b>{_name(name)}</b> takes {own}{once}; with <b>ICL</b> {other}{fewer}.{pays}"
+    return f"A query to <b>{name_of(name)}</b> takes {own}{once}; with <b>ICL</b> {other}{fewer}.{pays}"
 
 
 # --- The tables
@@ -161,7 +141,7 @@ def _methods_table(methods: dict[str, Any]) -> str:
     rows = []
     for name, method in methods.items():
         cells = [_value_cell(name, method, column, best.get(column.key)) for column in columns]
-        rows.append([f"{look(name).dot}{_name(name)}<small>{look(name).what}</small>", *cells])
+        rows.append([f"{look(name).dot}{name_of(name)}<small>{look(name).what}</small>", *cells])
     legend = "".join(
         f"<li><b>{c.title}</b>: {c.what}{f'; {c.better} is better' if c.better else ''}.</li>" for c in columns
     )
@@ -196,19 +176,20 @@ def _differences_table(differences: dict[str, Any]) -> str:
     columns = (ACCURACY, ECE, NLL, BRIER)
     rows = []
     for pair, values in differences.items():
-        cells = [_difference_cell(values[column.key], column) for column in columns]
-        rows.append([" minus ".join(_name(name) for name in pair.split(" - ", 1)), *cells])
-    caption = "Paired differences on the same rows, with 95% bootstrap intervals; bold where the interval leaves out 0."
+        cells = [difference_cell(values[column.key], column) for column in columns]
+        rows.append([" minus ".join(name_of(name) for name in pair.split(" - ", 1)), *cells])
     titles = [column.title.replace("%", "points") for column in columns]
-    return table(caption, ["Methods", *titles], rows) if rows else ""
+    return table(PAIRED, ["Methods", *titles], rows) if rows else ""
 
 
-def _difference_cell(difference: Interval, column: Column) -> str:
+def difference_cell(difference: Interval, column: Column) -> str:
+    """A difference with its interval, and its p-value where there is one."""
     text = column.form.number(difference["value"], "+")
     if sign := side(difference):
         better = sign == (1 if column.better == "higher" else -1)
         text = f"<strong>{text}</strong> {'better' if better else 'worse'}"
-    return f"{text}<small>{column.form.bounds(difference, '+')}</small>"
+    p = f"<small>{p_value(difference['p_holm'])}</small>" if "p_holm" in difference else ""
+    return f"{text}<small>{column.form.bounds(difference, '+')}</small>{p}"
 
 
 def _disagreements(methods: dict[str, Any], predictions: list[dict[str, Any]]) -> str:
@@ -235,7 +216,7 @@ def _disagreements(methods: dict[str, Any], predictions: list[dict[str, Any]]) -
                 *cells,
             ]
         )
-    titles = ["Query", "Gold", *(_name(name) for name in methods)]
+    titles = ["Query", "Gold", *(name_of(name) for name in methods)]
     caption = "The query, its gold response, and each method's answer (✓ right, ✗ wrong) with its confidence below."
     summary = f"{n} of the {len(differing)} queries, of {len(by_query)}, that methods answer differently"
     return f"<details><summary>{summary}</summary>\n{table(caption, titles, rows)}</details>"
@@ -245,18 +226,6 @@ def _answer_cell(p: dict[str, Any]) -> str:
     mark, kind = ("✓", "right") if p["correct"] else ("✗", "wrong")
     text = _clipped(p["answer"], 80) or "(none)"
     return f'<span class="{kind}">{mark}</span> {text}<small>{p["confidence"]:.2f}</small>'
-
-
-def table(caption: str, titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Of HTML cells; the first of a row is its header."""
-    head = "".join(f'<th scope="col">{title}</th>' for title in titles)
-    body = "\n".join(
-        f'<tr><th scope="row">{row[0]}</th>{"".join(f"<td>{cell}</td>" for cell in row[1:])}</tr>' for row in rows
-    )
-    return (
-        f'<div class="scroll" tabindex="0"><table><caption><span>{caption}</span></caption>\n'
-        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
-    )
 
 
 # --- Words
@@ -272,10 +241,6 @@ def _notes(has_cells: bool) -> str:
         "Times are of this machine and these batches; counts of tokens carry over, milliseconds do not.",
     )
     return f"<ul>{''.join(f'<li>{line}</li>' for line in lines)}</ul>"
-
-
-def _name(method: str) -> str:
-    return escape(display_name(method))
 
 
 def _clipped(text: str, n: int) -> str:

@@ -4,7 +4,6 @@ from pathlib import Path
 
 from ia2.errors import IA2Error, choose
 from ia2.tasks.benchmark import Benchmark, file_benchmark, world_benchmark
-from ia2.tasks.taskfile import read_task_file
 from ia2.world import TASKS
 
 FOLDER = Path(__file__).parent
@@ -25,10 +24,10 @@ def load_task(name_or_path: str | Path) -> Benchmark:
     """
     path = Path(name_or_path)
     if path.suffix in (".yaml", ".yml"):
-        return file_benchmark(read_task_file(path), path.parent)
+        return file_benchmark(path)
     name = str(name_or_path)
     if "/" in name or "\\" in name:
         raise IA2Error(f"'{name}' is no name of a task; expected a path that ends in .yaml, or a name of 'ia2 tasks'")
     if choose("task", name, task_names()) in TASKS:
         return world_benchmark(TASKS[name])
-    return file_benchmark(read_task_file(FOLDER / f"{name}.yaml"), FOLDER)
+    return file_benchmark(FOLDER / f"{name}.yaml")

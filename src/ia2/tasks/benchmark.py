@@ -1,6 +1,7 @@
 """Benchmarks: examples to train on, to develop with and to test on, drawn by a seed, and how answers are scored."""
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,7 +13,7 @@ from ia2.data import Example, hold_out
 from ia2.errors import IA2Error, choose
 from ia2.task import Task
 from ia2.tasks.rows import local_folder, read_pools
-from ia2.tasks.taskfile import TaskFile
+from ia2.tasks.taskfile import read_task_file
 from ia2.world import TASKS, WorldTask
 
 Split = Literal["train", "dev", "test"]
@@ -34,6 +35,7 @@ class Benchmark:
         source: where its rows come from.
         at_hand: where they are on this machine; None if they must come from the hub.
         draw: see `rows`.
+        files: all that it is read from on this machine: its task file, and rows.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Benchmark:
     source: str
     at_hand: str | None
     draw: Callable[[Split, int | None, int], list[Example]]
+    files: Sequence[Path] = ()
 
     def rows(self, split: Split, n: int | None = None, seed: int = 0) -> list[Example]:
         """Draw examples. No query is in two splits, and fewer rows are always the first of more.
@@ -60,14 +63,15 @@ class Benchmark:
         choose("split", split, SPLITS)
         return self.draw(split, n, seed)
 
+    def fingerprint(self) -> str:
+        """A hash of its files: of the same ones, examples are the same; files that are missing count as empty."""
+        contents = [path.read_bytes() if path.is_file() else b"" for path in self.files]
+        return hashlib.sha256(b"".join(hashlib.sha256(content).digest() for content in contents)).hexdigest()
 
-def file_benchmark(file: TaskFile, base: Path) -> Benchmark:
-    """The benchmark that a task file describes; its rows are read when first drawn.
 
-    Args:
-        file: the task.
-        base: the folder that its `files` are relative to.
-    """
+def file_benchmark(path: Path) -> Benchmark:
+    """The benchmark that a task file describes, its `files` relative to it; its rows are read when first drawn."""
+    file, base = read_task_file(path), path.parent
     pools = cache(lambda: read_pools(file, base))
 
     def draw(split: Split, n: int | None, seed: int) -> list[Example]:
@@ -95,6 +99,7 @@ def file_benchmark(file: TaskFile, base: Path) -> Benchmark:
         source=file.dataset or ", ".join(map(str, paths)),
         at_hand=str(here) if here else "files" if paths else None,
         draw=draw,
+        files=(path, *(sorted(here.glob("*.jsonl")) if here else paths)),
     )
 
 

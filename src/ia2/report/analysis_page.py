@@ -8,8 +8,8 @@ from typing import Any
 import plotly.graph_objects as go
 
 from ia2.report.figures import accuracy, framed, look, plain, styled
+from ia2.report.frame import name_of, table, write_page
 from ia2.report.numbers import PERCENT, SCORE, Form, Interval
-from ia2.report.page import table, write_page
 
 SITES = {
     "attn_out": "Attention outputs",
@@ -66,7 +66,7 @@ def _means(found: dict[str, Any]) -> str:
     for name, to_icl in found["icl"].items():
         both = (to_icl, found["zero-shot"].get(name, {"mean": {}}))
         cells = [_cell(of["mean"].get(metric)) for of in both for metric in ("cosine", "relative_l2")]
-        rows.append([f"{look(name).dot}{escape(look(name).name)}", *cells])
+        rows.append([f"{look(name).dot}{name_of(name)}", *cells])
     titles = ["Method", "Cosine to ICL", "Relative L2 to ICL", "Cosine to zero-shot", "Relative L2 to zero-shot"]
     caption = "Attention outputs, mean over layers; a cosine of 1 and a distance of 0 are no difference."
     return table(caption, titles, rows)
@@ -92,7 +92,7 @@ def _units(found: dict[str, Any]) -> str:
                 f"{UNITS[kind]} {best['unit'] + 1} of layer {best['layer'] + 1}: AUROC {SHORT.interval(best['auroc'])}"
             )
             counts = [str(of["n"]), str(of["n_survive"]), SHORT.number(of["n_by_chance"])]
-            rows.append([f"{look(name).dot}{escape(look(name).name)}<small>{UNITS[kind]}s</small>", *counts, where])
+            rows.append([f"{look(name).dot}{name_of(name)}<small>{UNITS[kind]}s</small>", *counts, where])
     for name, of in found["heads"].items():
         own = look(name)
         layers = [str(by["layer"] + 1) for by in of["by_layer"]]
@@ -126,7 +126,7 @@ def _units(found: dict[str, Any]) -> str:
 def _shared(found: dict[str, Any]) -> str:
     rows = [
         [
-            f"{' with '.join(escape(look(name).name) for name in pair.split(' - '))}<small>{UNITS[kind]}s</small>",
+            f"{' with '.join(name_of(name) for name in pair.split(' - '))}<small>{UNITS[kind]}s</small>",
             f"{of['shared']} of {of['k']}",
             SHORT.number(of["expected"]),
             SCORE.number(of["p"]) if of["p"] >= 0.001 else "&lt; 0.001",
@@ -162,14 +162,14 @@ def _patching(found: dict[str, Any]) -> str:
 def _weights(found: dict[str, Any]) -> str:
     pairs = [
         [
-            " with ".join(f"{look(name).dot}{escape(look(name).name)}" for name in pair.split(" - ")),
+            " with ".join(f"{look(name).dot}{name_of(name)}" for name in pair.split(" - ")),
             _cell(of["overlap"]["mean"]),
             SCORE.number(of["expected"]["mean"]["value"]),
         ]
         for pair, of in found["pairs"].items()
     ]
     own = [
-        [f"{look(name).dot}{escape(look(name).name)}", *(_cell(of[metric]["mean"], SHORT) for metric in of)]
+        [f"{look(name).dot}{name_of(name)}", *(_cell(of[metric]["mean"], SHORT) for metric in of)]
         for name, of in found["adapters"].items()
     ]
     n = len(found["modules"])
@@ -181,7 +181,7 @@ def _weights(found: dict[str, Any]) -> str:
 def _context(found: dict[str, Any]) -> str:
     rows = [
         [
-            " minus ".join(escape(look(name).name) for name in pair.split(" - ")),
+            " minus ".join(name_of(name) for name in pair.split(" - ")),
             f"{PERCENT.number(of['accuracy']['value'], '+')}<small>{PERCENT.bounds(of['accuracy'], '+')}</small>",
             f"{SCORE.number(of['ece']['value'], '+')}<small>{SCORE.bounds(of['ece'], '+')}</small>",
         ]
