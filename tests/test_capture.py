@@ -8,7 +8,7 @@ from conftest import LABELS, example_rows, random_model, reasoned_rows
 from torch import Tensor
 from transformers import BertConfig, BertLMHeadModel
 
-from ia2.capture import read
+from ia2.capture import paths, read
 from ia2.data import Example
 from ia2.errors import IA2Error
 from ia2.models import LanguageModel, wrap_model
@@ -69,6 +69,22 @@ def test_a_shift_by_one_or_a_dropped_layer_would_show(any_lm: LanguageModel) -> 
     shifted, _ = naive_capture(any_lm, Tokens(row.ids[:-1], row.n_response, 0))
     assert (acts - shifted).abs().max() > 1e-2
     assert (acts[:, 0] - acts[:, 1]).abs().max() > 1e-2
+
+
+def test_neurons_are_what_the_last_projection_of_the_feed_forward_block_reads(any_lm: LanguageModel) -> None:
+    batch = any_lm.encoder.collate(encoded(any_lm, LABELS, reasoned_rows(4), []))
+    values = read(any_lm.base, any_lm.anatomy, batch, ("neurons", "mlp_out"))
+    assert values["neurons"].shape[2] in (48, 128)
+    for layer, path in enumerate(any_lm.anatomy.mlp_out):
+        out = any_lm.base.get_submodule(path)(values["neurons"][:, layer])
+        torch.testing.assert_close(out, values["mlp_out"][:, layer], rtol=1e-4, atol=1e-5)
+
+
+def test_a_block_of_experts_has_no_neurons_but_the_other_sites() -> None:
+    anatomy = wrap_model(random_model("mixtral"), build_tokenizer()).anatomy
+    with pytest.raises(IA2Error, match=r"model\.layers\.0\.mlp is a block of experts"):
+        paths(anatomy, "neurons")
+    assert len(paths(anatomy, "mlp_out")) == len(paths(anatomy, "attn_out")) == 3
 
 
 def test_batch_size_padding_and_order_change_nothing(any_lm: LanguageModel) -> None:

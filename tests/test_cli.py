@@ -149,13 +149,17 @@ def test_train_evaluate_predict(
     code, _, err = run_cli(monkeypatch, capsys, "evaluate", files["folder"], "--test", files["train"])
     assert code == 2
     assert "not a run" in err
+    for run, message in ((files["out"], "found 9 test rows; expected at least 16"), (files["folder"], "found no run")):
+        code, _, err = run_cli(monkeypatch, capsys, "analyze", run, "--test", files["train"])
+        assert code == 2
+        assert message in err
 
 
 def test_help_and_import_are_light() -> None:
     probe = "import sys, ia2, ia2.cli; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", probe], check=False).returncode == 0
     help_text = subprocess.run([sys.executable, "-m", "ia2", "--help"], capture_output=True, text=True, check=True)
-    assert all(name in help_text.stdout for name in ("demo", "train", "evaluate", "predict"))
+    assert all(name in help_text.stdout for name in ("demo", "train", "evaluate", "predict", "analyze"))
 
 
 def test_lists(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,7 +24,7 @@ from ia2.world.tokenizer import build_tokenizer
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-METHODS_PAGE = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+METHODS_PAGE, ANALYSIS_PAGE = ((ROOT / "docs" / f"{name}.md").read_text("utf-8") for name in ("methods", "analysis"))
 
 
 def blocks(language: str, page: str) -> list[str]:
@@ -82,6 +82,15 @@ def test_commands_of_the_methods_page(command: str, workplace: Path, monkeypatch
     assert name == "ia2"
     app(arguments, standalone_mode=False)  # in this process: a new one takes longer to import than to train
     assert list((workplace / arguments[arguments.index("--output") + 1] / "adapters").iterdir())
+
+
+def test_commands_of_the_analysis_page(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workplace)
+    for command in commands(ANALYSIS_PAGE):
+        app(shlex.split(command)[1:], standalone_mode=False)
+    for block in blocks("python", ANALYSIS_PAGE):
+        exec(block, {})
+    assert (workplace / "runs" / "compare" / "cells" / "seed0" / "analysis.html").is_file()
 
 
 PYTHON = [

@@ -49,7 +49,7 @@ def test_a_sound_setting(lm: LanguageModel, tmp_path: Path) -> None:
     assert "ready to train" in text
 
 
-@pytest.mark.parametrize("sites", [("attn_out",), ("attn_out", "logits"), ("head_out", "hidden")])
+@pytest.mark.parametrize("sites", [("attn_out",), ("attn_out", "logits"), ("head_out", "hidden"), ("neurons",)])
 def test_the_size_of_the_targets_is_exact(sites: tuple[Site, ...], lm: LanguageModel, tmp_path: Path) -> None:
     selection = Selection(frozenset(sites), frozenset({0, 2}))
     prompts = [build_prompt(run_of(tmp_path).task(), ROWS[:2], row.query, row.label) for row in ROWS[2:]]

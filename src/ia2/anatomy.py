@@ -57,6 +57,20 @@ class Anatomy:
         return tuple(found[0] for found in self.feed_forward)
 
     @property
+    def neurons(self) -> tuple[str, ...]:
+        """Per layer, the projection that its feed-forward block ends with: what enters it are the block's neurons.
+
+        Raises:
+            IA2Error: a layer has experts, or else no one such block.
+        """
+        if experts := [path for path in self.mlp_out if path not in self.mlp]:
+            raise IA2Error(
+                f"{experts[0]} is a block of experts, without one last projection; "
+                "the site neurons cannot be read in this model, use mlp_out"
+            )
+        return self.mlp_out
+
+    @property
     def default_targets(self) -> list[str]:
         """What adapters change by default: all attention projections but the value one (paper: query, key, output).
 

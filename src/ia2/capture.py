@@ -15,8 +15,9 @@ from ia2.anatomy import Anatomy
 from ia2.errors import IA2Error
 from ia2.prompt import Positions, TokenBatch, Tokens
 
-Site = Literal["attn_out", "head_out", "mlp_out", "hidden", "logits"]
+Site = Literal["attn_out", "head_out", "mlp_out", "neurons", "hidden", "logits"]
 SITES: tuple[Site, ...] = get_args(Site)
+BEFORE: frozenset[Site] = frozenset({"head_out", "neurons"})  # read where they enter a module, not where they leave it
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def read(
             raise _Enough
 
     def watch(site: Site, module: nn.Module) -> Any:
-        if site == "head_out":
+        if site in BEFORE:
             return module.register_forward_pre_hook(lambda module, args: keep(site, args[0]))
         return module.register_forward_hook(lambda module, args, output: keep(site, output))
 
@@ -115,14 +116,22 @@ def read(
 
 def paths(anatomy: Anatomy, site: Site, layers: Collection[int] | None = None) -> list[str]:
     """The modules where a site is read, one a layer that has it, in ascending order of layers; none for logits."""
-    of_layer: dict[int, str] = {
-        "attn_out": dict(zip(anatomy.attention_layers, anatomy.attn_out, strict=True)),
-        "head_out": dict(zip(anatomy.attention_layers, anatomy.attn_out, strict=True)),
-        "mlp_out": dict(enumerate(anatomy.mlp_out)),
-        "hidden": dict(enumerate(anatomy.layers)),
-        "logits": {},
-    }[site]
-    return [path for layer, path in sorted(of_layer.items()) if layers is None or layer in layers]
+    return [path for layer, path in places(anatomy, site).items() if layers is None or layer in layers]
+
+
+def places(anatomy: Anatomy, site: Site) -> dict[int, str]:
+    """The module where a site is read, by decoder layer, from 0, in ascending order; none for logits.
+
+    Raises:
+        IA2Error: this model does not have the site.
+    """
+    if site in ("attn_out", "head_out"):
+        return dict(zip(anatomy.attention_layers, anatomy.attn_out, strict=True))
+    if site == "mlp_out":
+        return dict(enumerate(anatomy.mlp_out))
+    if site == "neurons":
+        return dict(enumerate(anatomy.neurons))
+    return dict(enumerate(anatomy.layers)) if site == "hidden" else {}
 
 
 def layer_numbers(layers: str, n_layers: int) -> frozenset[int] | None:

@@ -230,6 +230,22 @@ def evaluate(
 
 
 @app.command()
+def analyze(
+    run: Annotated[Path, typer.Argument(help="A run folder, or a cell of `ia2 compare`.")],
+    test: Annotated[Path, typer.Option(help="JSON lines of query and response, at least 16.")],
+    output: Annotated[Path | None, typer.Option(help="Where results go.  [default: the run folder]")] = None,
+    layers: Annotated[bool, typer.Option("--layers", help="Also train ia2 at several choices of layers.")] = False,
+) -> None:
+    """See why methods differ: activations, heads and neurons, weights, what patches do, whether demos still count."""
+    from ia2.analysis import analyze as run_analysis
+    from ia2.data import read_examples
+    from ia2.results import print_analysis
+
+    print_analysis(run_analysis(run, read_examples(test), output, layers))
+    typer.echo(f"analysis: {(output or run) / 'analysis.html'}")
+
+
+@app.command()
 def merge(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     output: Annotated[Path, typer.Option(help="A new folder for the merged model.")],

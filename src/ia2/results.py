@@ -55,8 +55,32 @@ def print_verdict(metrics: dict[str, Any]) -> None:
             console.print(text, highlight=False, markup=False)
 
 
-def _pair_name(name: str) -> str:
-    return " minus ".join(display_name(part) for part in name.split(" - "))
+def print_analysis(found: dict[str, Any]) -> None:
+    """What an analysis says of each method in a line, on standard output."""
+    table = Table(caption=f"{found['n_test']} test rows; attention outputs, mean over layers; 95% bootstrap intervals")
+    table.add_column("", no_wrap=True)
+    columns = ("cosine to ICL", "relative L2", "heads that tell ICL", "accuracy", "with demos")
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    methods = found["context"]["methods"]
+    for name, of in found["distances"]["attn_out"]["icl"].items():
+        heads = found["units"]["heads"][name]
+        cells = [_interval(of["mean"][metric]) for metric in ("cosine", "relative_l2")]
+        given = [_interval(methods[key]["accuracy"]) if key in methods else "" for key in (name, f"{name}+demos")]
+        table.add_row(display_name(name), *cells, f"{heads['n_survive']} of {heads['n']}", *given)
+    console = Console()
+    console.width = max(console.width, 120)  # a row is not broken where the terminal is not known
+    console.print(table)
+    for pair, of in found.get("weights", {}).get("pairs", {}).items():
+        if mean := of["overlap"]["mean"]:
+            chance = f"{of['expected']['mean']['value']:.2f} for random ones"
+            console.print(
+                f"overlap of updates, {_pair_name(pair, 'and')}: {_interval(mean)}, {chance}", highlight=False
+            )
+
+
+def _pair_name(name: str, word: str = "minus") -> str:
+    return f" {word} ".join(display_name(part) for part in name.split(" - "))
 
 
 def _interval(values: dict[str, float], sign: str = "") -> str:

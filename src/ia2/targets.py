@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ia2.adapters import using
-from ia2.capture import Selection, Site, paths
+from ia2.capture import BEFORE, Selection, Site, paths
 from ia2.files import written_aside
 from ia2.models import LanguageModel
 from ia2.passes import passes
@@ -87,10 +87,10 @@ def _shards(lm: LanguageModel, rows: Sequence[Tokens], selection: Selection) -> 
 def n_bytes(lm: LanguageModel, row: Tokens, selection: Selection) -> int:
     """Of one row's targets."""
     config = lm.base.config.get_text_config()
-    widths = {"logits": int(config.vocab_size)}
-    if "head_out" in selection.sites:
-        weight: Any = lm.base.get_submodule(lm.anatomy.attn_out[0]).weight
-        widths["head_out"] = weight.numel() // int(config.hidden_size)
+    widths: dict[Site, int] = {"logits": int(config.vocab_size)}
+    for site in BEFORE & selection.sites:
+        weight: Any = lm.base.get_submodule(paths(lm.anatomy, site)[0]).weight
+        widths[site] = weight.numel() // int(config.hidden_size)
     return sum(
         selection.size(row, site)
         * widths.get(site, int(config.hidden_size))

@@ -1,7 +1,8 @@
 """Self-contained HTML pages: which method is best, by how much, at what cost."""
 
+from ia2.report.analysis_page import write_analysis
 from ia2.report.figures import display_name
 from ia2.report.page import write_report
 from ia2.report.sweep_page import write_sweep_report
 
-__all__ = ["display_name", "write_report", "write_sweep_report"]
+__all__ = ["display_name", "write_analysis", "write_report", "write_sweep_report"]

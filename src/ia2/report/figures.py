@@ -15,6 +15,7 @@ VARIETIES = {
     "unlabelled": "the same, with more queries, which ICL answered",
     "temperature": "the same answers, made less or more sure by one number",
     "contextual": "corrected by what the model says to an empty query",
+    "demos": "with the examples in the prompt after all",
 }
 
 

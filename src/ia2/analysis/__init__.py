@@ -1,0 +1,29 @@
+"""Why one method is better than another: what each computes on the same tokens, and what its weights do."""
+
+from ia2.analysis.activations import Activations, read_activations
+from ia2.analysis.analyze import analyze
+from ia2.analysis.context import reads_context
+from ia2.analysis.distances import distances
+from ia2.analysis.layers import layer_choices, layer_study
+from ia2.analysis.patching import patch_curve, patched, patched_scores
+from ia2.analysis.subject import Subject
+from ia2.analysis.units import Units, describe, find_units
+from ia2.analysis.weights import weights
+
+__all__ = [
+    "Activations",
+    "Subject",
+    "Units",
+    "analyze",
+    "describe",
+    "distances",
+    "find_units",
+    "layer_choices",
+    "layer_study",
+    "patch_curve",
+    "patched",
+    "patched_scores",
+    "read_activations",
+    "reads_context",
+    "weights",
+]

@@ -1,0 +1,118 @@
+"""`ia2 analyze`: every analysis of a run or of a cell on the same test rows, as numbers and as a page."""
+
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from ia2.adapters import loaded_adapters
+from ia2.analysis.activations import Activations, read_activations
+from ia2.analysis.context import reads_context
+from ia2.analysis.distances import distances
+from ia2.analysis.layers import layer_study
+from ia2.analysis.patching import patch_curve
+from ia2.analysis.subject import Subject
+from ia2.analysis.units import describe, find_units, halves, shared
+from ia2.analysis.weights import weights
+from ia2.capture import SITES, Site, places
+from ia2.data import Example
+from ia2.errors import IA2Error
+from ia2.evaluation import Variant
+from ia2.files import write_json
+from ia2.models import LanguageModel
+from ia2.progress import say
+from ia2.report import write_analysis
+from ia2.task import Task
+
+FEED_FORWARD: tuple[Site, ...] = ("neurons", "mlp_out")  # the first one that the model has is looked at
+
+
+def analyze(
+    folder: str | Path, test: Sequence[Example], output: Path | None = None, layers: bool = False
+) -> dict[str, Any]:
+    """Analyse a run, or all runs of a cell: analysis.json and analysis.html.
+
+    Args:
+        folder: of a run of `ia2 train`, or of a cell of `ia2 compare`.
+        test: labelled rows, at least 16.
+        output: where to write; `folder` if None.
+        layers: whether to train `ia2` at several choices of layers too, in `layers/` of the output.
+
+    Returns:
+        What analysis.json holds: `distances`, `weights`, `units`, `shared_units`, `patching`, `context` and `layers`,
+        as the functions of this package return them; and `skipped`, what could not be done, with the reason.
+    """
+    subject = Subject.open(folder)
+    output, task, lm = output or Path(folder), subject.run.task(), subject.load_model()
+    zero, icl, *adapters = subject.variants(lm)
+    found: dict[str, Any] = {
+        "model": subject.run.config.model,
+        "n_train": len(subject.run.data.train),
+        "n_test": len(test),
+        "skipped": {},
+    }
+    sites = _sites(lm, found["skipped"])
+    with loaded_adapters(lm, subject.adapters):
+        found["context"] = reads_context(lm, task, test, adapters, icl)
+        acts = read_activations(lm, task, test, [zero, icl, *adapters], sites)
+        found["distances"] = distances(acts)
+        found |= _units(lm, task, test, acts, [zero, *adapters], icl)
+    try:
+        found["weights"] = weights(subject.adapters)
+    except IA2Error as error:
+        _skip(found["skipped"], "weights", error)
+    if layers:
+        found["layers"] = layer_study(subject.run, test, output / "layers", lm)
+    write_json(output / "analysis.json", found)
+    write_analysis(output / "analysis.html", found)
+    return found
+
+
+def _sites(lm: LanguageModel, skipped: dict[str, str]) -> list[Site]:
+    """The sites of activations that the model has."""
+    found: list[Site] = []
+    for site in SITES:
+        try:
+            found += [site] if places(lm.anatomy, site) else []
+        except IA2Error as error:
+            _skip(skipped, site, error)
+    return found
+
+
+def _skip(skipped: dict[str, str], what: str, error: IA2Error) -> None:
+    skipped[what] = str(error)
+    say(f"without {what}: {error}")
+
+
+def _units(
+    lm: LanguageModel,
+    task: Task,
+    test: Sequence[Example],
+    acts: Activations,
+    variants: Sequence[Variant],
+    icl: Variant,
+) -> dict[str, Any]:
+    """`units`: heads and neurons of each variant, told from ICL; `shared_units`: those that two variants have alike;
+    `patching`: a variant's heads patched with ICL's.
+
+    Heads are put in order on one half of the rows, and patched on the other. Where a model has no neurons, the features
+    that its feed-forward blocks write are looked at.
+    """
+    n_heads = int(lm.base.config.get_text_config().num_attention_heads)
+    heads = {v.name: find_units(acts, "head_out", n_heads, v.name) for v in variants}
+    looked_at = {"heads": heads}
+    if site := next((site for site in FEED_FORWARD if site in acts.layers), None):
+        width = acts.means["icl"][site].shape[-1]
+        looked_at[site] = {v.name: find_units(acts, site, width, v.name) for v in variants}
+    units = {kind: {name: describe(of) for name, of in found.items()} for kind, found in looked_at.items()}
+    common = {
+        kind: {f"{a} - {b}": shared(found[a], found[b]) for a, b in combinations(found, 2)}
+        for kind, found in looked_at.items()
+    }
+    curves = {}
+    for variant in variants:
+        own, rows = heads[variant.name], [test[i] for i in halves(len(test))[1]]
+        units["heads"][variant.name]["auroc"] = own.auroc.reshape(-1, n_heads).tolist()
+        order = [own.places[u] for u in own.order]
+        curves[variant.name] = patch_curve(lm, task, rows, variant, icl, order, n_heads)
+    return {"units": units, "shared_units": common, "patching": curves}

@@ -1,0 +1,66 @@
+"""What is analysed: the adapters of one run, or of all runs of a cell, to be compared on the same tokens."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ia2.comparison import UNLABELLED
+from ia2.errors import IA2Error
+from ia2.evaluation import Variant
+from ia2.models import LanguageModel
+from ia2.run import Run
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Adapters trained on the same rows with the same options.
+
+    Attributes:
+        run: one of their runs: its model, rows and prompts are those of all.
+        adapters: folders by name, in order of training.
+    """
+
+    run: Run
+    adapters: dict[str, Path]
+
+    @staticmethod
+    def open(folder: str | Path) -> "Subject":
+        """Of a run folder, or of a cell of `ia2 compare`: a folder of runs, one a method.
+
+        Raises:
+            IA2Error: it is neither, an adapter is not trained yet, or its runs are not on the same rows.
+        """
+        folder = Path(folder)
+        if (folder / "config.yaml").is_file():
+            run = Run.open(folder)
+            return Subject(run, run.trained())
+        runs = {path.parent.name: Run.open(path.parent) for path in sorted(folder.glob("*/config.yaml"))}
+        if not runs:
+            cell = next((path.parents[1] for path in sorted(folder.glob("cells/*/*/config.yaml"))), None)
+            hint = f"one of its cells, such as {cell}" if cell else "a run of 'ia2 train', or a cell of 'ia2 compare'"
+            raise IA2Error(f"{folder}: found no run; expected {hint}")
+        _check_alike(runs)
+        adapters: dict[str, Path] = {}
+        for name, run in runs.items():
+            suffix = UNLABELLED if name.endswith(UNLABELLED) else ""
+            adapters |= {f"{stage}{suffix}": path for stage, path in run.trained().items()}
+        return Subject(next(iter(runs.values())), adapters)
+
+    def load_model(self) -> LanguageModel:
+        """The base, in float32."""
+        return replace(self.run, config=self.run.config.model_copy(update={"dtype": "float32"})).load_model()
+
+    def variants(self, lm: LanguageModel) -> list[Variant]:
+        """Zero-shot, ICL with the training rows as demos, and each adapter."""
+        zero, icl = self.run.variants(self.run.contexts(lm))[:2]
+        return [zero, icl, *(Variant(name, adapter=name) for name in self.adapters)]
+
+
+def _check_alike(runs: dict[str, Run]) -> None:
+    """All of the same configuration but for the method, and trained on the same rows."""
+    (first, reference), *others = runs.items()
+    for name, run in others:
+        old, new = (of.config.model_dump(exclude={"method"}) for of in (reference, run))
+        if changed := [option for option in old if old[option] != new[option]]:
+            raise IA2Error(f"the runs {first} and {name} differ in {', '.join(changed)}; expected those of one cell")
+        if reference.data.train != run.data.train:
+            raise IA2Error(f"the runs {first} and {name} have other training rows; expected those of one cell")
