@@ -56,11 +56,22 @@ def run(command: str | list[str], workplace: Path) -> None:
     assert done.returncode == 0, f"{command}\n{done.stderr}"
 
 
-def test_commands_of_the_readme(workplace: Path) -> None:
+def run_here(command: str) -> list[str]:
+    """In this process: a new one takes longer to import than to train. The arguments."""
+    name, *arguments = shlex.split(command)
+    assert name == "ia2"
+    app(arguments, standalone_mode=False)
+    return arguments
+
+
+def test_commands_of_the_readme(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workplace)
     assert [c for c in commands(README) if c.startswith("make")] == ["make demo", "make test", "make check"]
     for command in commands(README):
-        if not command.startswith(("make", "pip install")):  # `make test` is what runs this
+        if "<" in command:
             run(command, workplace)
+        elif not command.startswith(("make", "pip install")):  # `make test` is what runs this
+            run_here(command)
     assert (workplace / "runs" / "mood" / "report.html").is_file()
 
 
@@ -78,16 +89,14 @@ def test_every_method_and_adapter_has_its_command() -> None:
 @pytest.mark.filterwarnings("ignore:Unsupported layer type .*Norm")
 def test_commands_of_the_methods_page(command: str, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workplace)
-    name, *arguments = shlex.split(command)
-    assert name == "ia2"
-    app(arguments, standalone_mode=False)  # in this process: a new one takes longer to import than to train
+    arguments = run_here(command)
     assert list((workplace / arguments[arguments.index("--output") + 1] / "adapters").iterdir())
 
 
 def test_commands_of_the_analysis_page(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workplace)
     for command in commands(ANALYSIS_PAGE):
-        app(shlex.split(command)[1:], standalone_mode=False)
+        run_here(command)
     for block in blocks("python", ANALYSIS_PAGE):
         exec(block, {})
     assert (workplace / "runs" / "compare" / "cells" / "seed0" / "analysis.html").is_file()
