@@ -1,10 +1,10 @@
-# make demo | test | check | bench | setup | clean       PYTHON=python3.12 make test chooses another Python
+# make demo | test | check | bench | results | setup | clean       PYTHON=python3.12 make test chooses another Python
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test check bench clean
+.PHONY: setup demo test check bench results clean
 
 setup: $(READY)
 
@@ -21,6 +21,10 @@ check: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks
+
+results: setup
+	$(BIN)/ia2 sweep recipes/study.yaml --output runs/study
+	$(BIN)/python -m benchmarks.results runs/study/results.csv
 
 clean:
 	rm -rf $(VENV) demo runs

@@ -1,0 +1,108 @@
+"""How cost grows: seconds along a size, and the slope of their logarithms, beside the theoretical one.
+
+python -m benchmarks.growth
+"""
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from benchmarks.harness import seconds
+from benchmarks.subject import ATTENTION, examples, load, prompts, task
+from ia2.adapters import new_adapter
+from ia2.bank import trainable_copy
+from ia2.contexts import Contexts
+from ia2.jobs import Job, Rows, TrainingSettings
+from ia2.methods import methods
+from ia2.models import LanguageModel, wrap_model
+from ia2.prompt import build_prompt
+from ia2.targets import collect
+from ia2.training import train_jobs
+
+REPEATS = 3
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Medians of `REPEATS` runs along a size."""
+
+    name: str
+    sizes: Sequence[int]
+    seconds: Sequence[float]
+    theory: str
+
+    @property
+    def slope(self) -> float:
+        """Of log seconds over log size: 1 is proportional, 0 is free."""
+        return float(np.polyfit(np.log(self.sizes), np.log(self.seconds), 1)[0])
+
+
+def measured(name: str, sizes: Sequence[int], run_of: Callable[[int], Callable[[], object]], theory: str) -> Growth:
+    """`run_of(size)` prepares, and gives what is timed."""
+    found = []
+    for size in sizes:
+        run = run_of(size)
+        run()
+        found.append(statistics.median(seconds(run) for _ in range(REPEATS)))
+    return Growth(name, sizes, found, theory)
+
+
+def collecting(lm: LanguageModel, n_rows: int, n_demos: int) -> Callable[[], object]:
+    """Of rows with demos of their own."""
+    rows = examples("mood", n_rows + n_demos)
+    given = prompts("mood", rows[n_demos:], Contexts(tuple(rows[:n_demos])))
+    return lambda: collect(lm, given, ATTENTION)
+
+
+def training(lm: LanguageModel, n_jobs: int, n_tokens: int = 0) -> Callable[[], object]:
+    """Ten epochs of SFT with so many adapters side by side."""
+    rows = [replace(row, query=row.query + " mood" * n_tokens) for row in examples("mood", 16)]
+    stage = methods()["sft"].stages[0]
+    bare = [lm.encoder.encode(build_prompt(task("mood"), (), row.query, row.label)) for row in rows]
+    given = Rows(bare, collect(lm, prompts("mood", rows, Contexts(())), stage.selection(lm.anatomy)))
+
+    def run() -> None:
+        with new_adapter(lm) as model:
+            start = trainable_copy(model)
+            settings = [TrainingSettings(1e-3, num_train_epochs=10, seed=seed) for seed in range(n_jobs)]
+            train_jobs(lm, stage, [Job(start, given, None, of) for of in settings])
+
+    return run
+
+
+def deep(n_layers: int) -> LanguageModel:
+    """As `tiny`, with random weights and so many layers."""
+    tiny = load()
+    config = LlamaConfig(**{**tiny.base.config.to_dict(), "num_hidden_layers": n_layers})
+    return wrap_model(LlamaForCausalLM(config), tiny.encoder.tokenizer)
+
+
+def main() -> None:
+    """Measure, and print a table."""
+    torch.set_num_threads(1)
+    lm = load()
+    found = [
+        measured("collect, over rows (16 demos)", (16, 64, 256), lambda n: collecting(lm, n, 16), "1"),
+        measured(
+            "collect, over demos (64 rows)",
+            (4, 16, 64),
+            lambda n: collecting(lm, 64, n),
+            "1, to 2 where attention is most of it",
+        ),
+        measured("collect, over layers (64 rows, 16 demos)", (2, 4, 8), lambda n: collecting(deep(n), 64, 16), "1"),
+        measured("SFT, over layers", (2, 4, 8), lambda n: training(deep(n), 1), "1, less what is fixed"),
+        measured("SFT, over tokens a row", (16, 64, 256), lambda n: training(lm, 1, n), "1, less what is fixed"),
+        measured("SFT, over adapters side by side", (1, 4, 16), lambda n: training(lm, n), "1, less what is fixed"),
+    ]
+    print("| what | sizes | seconds | slope | in theory |\n|---|---|---|---|---|")
+    for of in found:
+        sizes, taken = ", ".join(map(str, of.sizes)), ", ".join(f"{value:.2f}" for value in of.seconds)
+        print(f"| {of.name} | {sizes} | {taken} | {of.slope:.2f} | {of.theory} |")
+
+
+if __name__ == "__main__":
+    main()
