@@ -22,13 +22,16 @@ if TYPE_CHECKING:
     from ia2.task import Task
     from ia2.tasks import load_task
     from ia2.tasks.benchmark import Benchmark
+    from ia2.trainer import IA2Config, IA2Trainer
 
 _HOMES = {
     "Benchmark": "tasks.benchmark",
     "Contexts": "contexts",
     "Data": "run",
     "Example": "data",
+    "IA2Config": "trainer",
     "IA2Error": "errors",
+    "IA2Trainer": "trainer",
     "LanguageModel": "models",
     "Prompt": "prompt",
     "Run": "run",
@@ -54,7 +57,9 @@ __all__ = [
     "Contexts",
     "Data",
     "Example",
+    "IA2Config",
     "IA2Error",
+    "IA2Trainer",
     "LanguageModel",
     "Prompt",
     "Run",

@@ -234,7 +234,7 @@ def new_adapter(
 def _fresh(lm: LanguageModel, name: str, options: dict[str, Any], context: Prompt | None) -> PeftModel:
     config = peft_config(lm, name, options, context)
     try:
-        with _peft_warnings_ignored():
+        with peft_warnings_ignored():
             model: PeftModel = get_peft_model(lm.base, config)
         if config.is_prompt_learning:
             ids = torch.zeros((2, 2), dtype=torch.long, device=lm.device)
@@ -259,7 +259,7 @@ def _continued(lm: LanguageModel, start: Path) -> PeftModel:
     """The adapter of a folder, to be trained; PEFT's own loading would not train virtual tokens."""
     config = PeftConfig.from_pretrained(str(start))
     config.inference_mode = False
-    with _peft_warnings_ignored():
+    with peft_warnings_ignored():
         model: PeftModel = get_peft_model(lm.base, config)
     weights = load_peft_weights(str(start), device=str(lm.device))
     set_peft_model_state_dict(model, weights)
@@ -290,7 +290,7 @@ def loaded_adapters(lm: LanguageModel, folders: dict[str, Path]) -> Iterator[Non
         with _attached(lm, FullModel(lm.base, folders)):
             yield
         return
-    with _peft_warnings_ignored():
+    with peft_warnings_ignored():
         model = PeftModel.from_pretrained(lm.base, str(folder), adapter_name=first)
         for name, folder in others:
             model.load_adapter(str(folder), adapter_name=name)
@@ -299,7 +299,8 @@ def loaded_adapters(lm: LanguageModel, folders: dict[str, Path]) -> Iterator[Non
 
 
 @contextmanager
-def _peft_warnings_ignored() -> Iterator[None]:
+def peft_warnings_ignored() -> Iterator[None]:
+    """Within the block, PEFT says nothing of what is meant so."""
     with warnings.catch_warnings():
         # PEFT 0.21 asks transformers 5.23 by a name that is on its way out; RMS norms are norms; biases may be new.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)

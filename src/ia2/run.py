@@ -90,10 +90,11 @@ class Run:
             run._check_same(Run.open(folder))
         elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise IA2Error(f"{folder}: exists and is not a run; choose another output folder, or empty this one")
-        run._check_rows()
+        run.check_rows()
         return run
 
-    def _check_rows(self) -> None:
+    def check_rows(self) -> None:
+        """What can be known of the rows without a model."""
         train, config = self.data.train, self.config
         if not train or (len(train) == 1 and not (config.context or train[0].context)):
             raise IA2Error(
@@ -193,12 +194,16 @@ class Run:
             pass  # it can be made: nothing is written before that is known
         if not (self.folder / "config.yaml").is_file():
             self._write()
-        examples = {split: getattr(self.data, split) for split in SPLITS}
-        targets = self.targets or self.folder / "targets"
-        lessons = Lessons(lm, self.config, self.task(), contexts, examples, self.folder, targets)
+        lessons = self.lessons(lm, contexts)
         if needs_teacher:
             lessons.look_at_teacher()
         return lessons
+
+    def lessons(self, lm: LanguageModel, contexts: Contexts) -> Lessons:
+        """What stages will learn from."""
+        examples = {split: getattr(self.data, split) for split in SPLITS}
+        targets = self.targets or self.folder / "targets"
+        return Lessons(lm, self.config, self.task(), contexts, examples, self.folder, targets)
 
     def new_adapter(
         self, lm: LanguageModel, contexts: Contexts, previous: Path | None = None

@@ -26,7 +26,7 @@ from ia2.losses import LOSSES, Scale, ce
 from ia2.methods import Stage
 from ia2.models import LanguageModel
 from ia2.passes import TOKENS_PER_BATCH, batches
-from ia2.progress import say, step
+from ia2.progress import Advance, say, step
 from ia2.prompt import IGNORED, TokenBatch
 
 
@@ -225,7 +225,7 @@ class Steps(TrainerCallback):
     Without development rows the weights before each update are kept, whose loss was finite, or none would come.
     """
 
-    def __init__(self, trainer: StageTrainer, advance: Any):
+    def __init__(self, trainer: StageTrainer, advance: Advance = lambda *_: None):
         self.trainer, self.advance, self.note = trainer, advance, ""
 
     def on_epoch_begin(

@@ -1,0 +1,83 @@
+"""`IA2Trainer` beside `ia2 train`, as it is used beside TRL's trainers."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import example_rows, random_model
+from datasets import Dataset
+from peft import LoraConfig, PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+
+from ia2.config import make_config
+from ia2.errors import IA2Error
+from ia2.run import Data, Run
+from ia2.trainer import IA2Config, IA2Trainer
+from ia2.world.tokenizer import build_tokenizer
+
+TRAIN, DEV = example_rows(6), example_rows(9)[6:]
+FAST: dict[str, Any] = {"num_train_epochs": 3, "learning_rate": 1e-2, "disable_tqdm": True, "seed": 3}
+
+
+def columns(examples: list[Any]) -> Dataset:
+    return Dataset.from_list([{"prompt": e.query, "completion": e.label} for e in examples])
+
+
+def test_it_trains_what_the_command_line_trains(model_folder: str, tmp_path: Path) -> None:
+    args = IA2Config(str(tmp_path / "trainer"), **FAST)
+    model, tokenizer = (of.from_pretrained(model_folder) for of in (AutoModelForCausalLM, AutoTokenizer))
+    trainer = IA2Trainer(model, args, columns(TRAIN), columns(DEV), tokenizer)
+    trainer.train()
+    trainer.save_model(str(tmp_path / "saved"))
+    options = {"method": "ia2", "num_train_epochs": 3, "learning_rate": (1e-2,), "seed": 3}
+    run = Run.create(tmp_path / "run", make_config({"model": model_folder, **options}), Data(TRAIN, DEV))
+    folder = run.train()["ia2"]
+    ours = load_file(tmp_path / "saved" / "adapter_model.safetensors")
+    theirs = load_file(folder / "adapter_model.safetensors")
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert trainer.records[0].value == json.loads((folder / "training.json").read_text())["value"]
+    assert isinstance(PeftModel.from_pretrained(random_model("llama"), str(tmp_path / "saved")), PeftModel)
+
+
+def test_conversations_callbacks_and_an_adapter_of_ones_own(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    class Watch(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            seen.append(state.global_step)
+
+    talks = [
+        {"messages": [{"role": "user", "content": e.query}, {"role": "assistant", "content": e.label}]} for e in TRAIN
+    ]
+    args = IA2Config(str(tmp_path), options={"method": "soft", "temperature": 2.0}, max_steps=3, **FAST)
+    lora = LoraConfig(r=2, target_modules=["v_proj"], task_type="CAUSAL_LM")
+    trainer = IA2Trainer(random_model("llama"), args, talks, None, build_tokenizer(), lora, [Watch()])
+    before = {name: weight.clone() for name, weight in trainer.bank.weights[0].items()}
+    trainer.train()
+    assert seen == [1, 2, 3]
+    assert before
+    assert all("v_proj" in name and weight.shape.count(2) for name, weight in before.items())
+    assert any(not torch.equal(weight, trainer.bank.weights[0][name]) for name, weight in before.items())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"options": {"method": "ia2-sft"}}, "expected one of a single stage"),
+        ({"options": {"los": "mse"}}, "did you mean 'loss'"),
+    ],
+)
+def test_what_cannot_be_is_said(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    args = IA2Config(str(tmp_path), **FAST, **changes)
+    with pytest.raises(IA2Error, match=message):
+        IA2Trainer(random_model("llama"), args, columns(TRAIN), None, build_tokenizer())
+
+
+def test_a_row_without_a_completion_is_named(tmp_path: Path) -> None:
+    rows = [{"prompt": "a", "completion": "1"}, {"prompt": "b"}]
+    with pytest.raises(IA2Error, match="train_dataset row 2"):
+        IA2Trainer(random_model("llama"), IA2Config(str(tmp_path)), rows, None, build_tokenizer())
