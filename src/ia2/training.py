@@ -44,6 +44,7 @@ class StageTrainer(Trainer):
         self.epoch = Epoch(jobs)
         super().__init__(lm.model, args, self.collate, train_dataset=self.epoch, eval_dataset=jobs[0].dev)
         self.remove_callback(PrinterCallback)
+        vars(self.accelerator)["free_memory"] = lambda: []  # it is new; looking for garbage takes as long as ten steps
         self.model_accepts_loss_kwargs = True  # so that the Trainer counts the positions of the whole update
         self.lm, self.stage, self.jobs, self.bank = lm, stage, jobs, bank
         self.settings, self.has_dev = jobs[0].settings, jobs[0].dev is not None
