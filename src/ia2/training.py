@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
+from accelerate import PartialState  # type: ignore[import-untyped]
 from torch import Tensor, nn
 from torch.utils.data import SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -279,7 +279,7 @@ def train_jobs(
 def side_by_side(lm: LanguageModel, jobs: Sequence[Job]) -> Iterator[list[int]]:
     """Indices of jobs that are trained at once: of one shape, within `TOKENS_PER_BATCH` tokens a step."""
     shapes: dict[Any, list[int]] = {}
-    n_processes: int = PartialState().num_processes  # type: ignore[no-untyped-call]
+    n_processes: int = PartialState().num_processes
     together = can_bank(lm.model) and n_processes == 1  # gradients of a bank are not exchanged
     for i, job in enumerate(jobs):
         shapes.setdefault(job.shape if together else i, []).append(i)
