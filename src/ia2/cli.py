@@ -235,13 +235,16 @@ def analyze(
     test: Annotated[Path, typer.Option(help="JSON lines of query and response, at least 16.")],
     output: Annotated[Path | None, typer.Option(help="Where results go.  [default: the run folder]")] = None,
     layers: Annotated[bool, typer.Option("--layers", help="Also train ia2 at several choices of layers.")] = False,
+    other: Annotated[
+        list[str] | None, typer.Option(help="A file of rows, or a task, to see what is forgotten; may be given again.")
+    ] = None,
 ) -> None:
     """See why methods differ: activations, heads and neurons, weights, what patches do, whether demos still count."""
     from ia2.analysis import analyze as run_analysis
     from ia2.data import read_examples
     from ia2.results import print_analysis
 
-    print_analysis(run_analysis(run, read_examples(test), output, layers))
+    print_analysis(run_analysis(run, read_examples(test), output, layers, other or []))
     typer.echo(f"analysis: {(output or run) / 'analysis.html'}")
 
 

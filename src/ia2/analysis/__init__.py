@@ -4,6 +4,7 @@ from ia2.analysis.activations import Activations, read_activations
 from ia2.analysis.analyze import analyze
 from ia2.analysis.context import reads_context
 from ia2.analysis.distances import distances
+from ia2.analysis.forgetting import Other, diversity, forgetting, read_other
 from ia2.analysis.layers import layer_choices, layer_study
 from ia2.analysis.patching import patch_curve, patched, patched_scores
 from ia2.analysis.subject import Subject
@@ -12,18 +13,22 @@ from ia2.analysis.weights import weights
 
 __all__ = [
     "Activations",
+    "Other",
     "Subject",
     "Units",
     "analyze",
     "describe",
     "distances",
+    "diversity",
     "find_units",
+    "forgetting",
     "layer_choices",
     "layer_study",
     "patch_curve",
     "patched",
     "patched_scores",
     "read_activations",
+    "read_other",
     "reads_context",
     "weights",
 ]
