@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import random_model
+from test_grids import write_results
 
 from ia2.adapters import ADAPTERS, n_trainable
 from ia2.capture import SITES
@@ -95,11 +96,14 @@ def test_commands_of_the_methods_page(command: str, workplace: Path, monkeypatch
 
 def test_commands_of_the_analysis_page(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workplace)
+    (workplace / "runs" / "sweep").mkdir(parents=True)
+    write_results(workplace / "runs" / "sweep")
     for command in commands(ANALYSIS_PAGE):
         run_here(command)
     for block in blocks("python", ANALYSIS_PAGE):
         exec(block, {})
     assert (workplace / "runs" / "compare" / "cells" / "seed0" / "analysis.html").is_file()
+    assert (workplace / "runs" / "sweep" / "analysis.html").is_file()
 
 
 PYTHON = [

@@ -3,10 +3,13 @@
 from ia2.analysis.activations import Activations, read_activations
 from ia2.analysis.analyze import analyze
 from ia2.analysis.context import reads_context
+from ia2.analysis.crossing import crossing
 from ia2.analysis.distances import distances
 from ia2.analysis.forgetting import Other, diversity, forgetting, read_other
+from ia2.analysis.grids import analyze_sweep, read_results
 from ia2.analysis.layers import layer_choices, layer_study
 from ia2.analysis.patching import patch_curve, patched, patched_scores
+from ia2.analysis.performance import similarity_and_performance
 from ia2.analysis.subject import Subject
 from ia2.analysis.units import Units, describe, find_units
 from ia2.analysis.weights import weights
@@ -17,6 +20,8 @@ __all__ = [
     "Subject",
     "Units",
     "analyze",
+    "analyze_sweep",
+    "crossing",
     "describe",
     "distances",
     "diversity",
@@ -29,6 +34,8 @@ __all__ = [
     "patched_scores",
     "read_activations",
     "read_other",
+    "read_results",
     "reads_context",
+    "similarity_and_performance",
     "weights",
 ]

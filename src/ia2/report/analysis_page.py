@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from ia2.report.figures import accuracy, framed, look, plain, styled
 from ia2.report.frame import name_of, table, write_page
-from ia2.report.numbers import PERCENT, SCORE, Form, Interval
+from ia2.report.numbers import PERCENT, SCORE, SHORT, Form, Interval
 
 SITES = {
     "attn_out": "Attention outputs",
@@ -27,7 +27,6 @@ METRICS = {
     ),
 }
 UNITS = {"heads": "head", "neurons": "neuron", "mlp_out": "feed-forward feature"}
-SHORT = Form(2)
 Series = Mapping[str, tuple[Sequence[float], Sequence[Interval]]]  # by method: x, and values with their intervals
 
 
