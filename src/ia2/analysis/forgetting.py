@@ -12,7 +12,7 @@ import numpy as np
 from ia2.contexts import Contexts
 from ia2.data import Example, read_examples
 from ia2.errors import IA2Error
-from ia2.evaluation import CHUNK, Variant, answer, gold
+from ia2.evaluation import Variant, answer, gold
 from ia2.models import LanguageModel
 from ia2.progress import step
 from ia2.statistics import Array, intervals, mean, paired
@@ -81,13 +81,9 @@ def forgetting(lm: LanguageModel, others: dict[str, Other], adapters: Sequence[V
 
 def _read(lm: LanguageModel, other: Other, variant: Variant) -> tuple[dict[str, Array], list[str]]:
     """Of each row whether it is right and its NLL, and the answers."""
-    task, nll, answers = other.task, list[float](), list[str]()
-    size = CHUNK[bool(task.labels)]
-    for start in range(0, len(other.rows), size):
-        chunk = other.rows[start : start + size]
-        nll += gold(lm, task, chunk, variant, frozenset()).nll
-        answers += [given.text for given in answer(lm, task, chunk, variant)]
-    right = [task.correct(text, row.label) for text, row in zip(answers, other.rows, strict=True)]
+    answers = [given.text for given in answer(lm, other.task, other.rows, variant)]
+    right = [other.task.correct(text, row.label) for text, row in zip(answers, other.rows, strict=True)]
+    nll = gold(lm, other.task, other.rows, variant, frozenset()).nll
     return {"accuracy": np.array(right, float), "nll": np.array(nll)}, answers
 
 
