@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from ia2.analysis import crossing
+from ia2.analysis.crossing import crossing_point
 from ia2.errors import IA2Error
 
 SIZES = (2, 8, 32, 128)
@@ -105,3 +106,31 @@ def test_only_cells_with_both_methods_count() -> None:
 def test_too_little_is_refused(kept: str) -> None:
     with pytest.raises(IA2Error, match="expected at least two N, and two tasks or seeds"):
         crossing(table(16.0).query(kept), "ia2-sft")
+
+
+def of_lines(*lines: tuple[float, float, int]) -> dict[str, float | None]:
+    """Lines by their values at N = 2 and N = 128, each as often as said; the first is the observed one."""
+    first, last = (np.repeat([line[k] for line in lines], [line[2] for line in lines]) for k in (0, 1))
+    start, end = np.log(2), np.log(128)
+    slope = (last - first) / (end - start)
+    return crossing_point(first - slope * start, slope, first, last, [start, end])
+
+
+@pytest.mark.parametrize(
+    ("others", "low", "high"),
+    [
+        ((0.1, -0.1), 16, 16),
+        ((0.1, 0.05), 16, None),
+        ((0.1, 0.2), 16, None),  # rises, and crosses zero below the range, but the method stays ahead within it
+        ((-0.1, -0.2), None, 16),
+        ((-0.2, -0.1), None, 16),
+        ((-0.1, 0.1), None, None),  # the other way
+    ],
+)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_what_resamples_say_that_do_not_cross_as_the_observed_line_does(
+    sign: int, others: tuple[float, float], low: float | None, high: float | None
+) -> None:
+    found = of_lines((sign * 0.1, -sign * 0.1, 951), (sign * others[0], sign * others[1], 50))
+    for name, expected in (("n", 16), ("low", low), ("high", high)):
+        assert found[name] == (None if expected is None else pytest.approx(expected))

@@ -92,7 +92,7 @@ def _line(tasks: list[Array], sizes: list[int], rng: np.random.Generator) -> Lin
     crosses_B = np.sign(first_B) * np.sign(last_B) <= 0
     found: dict[str, Any] = {"n": None, "low": None, "high": None}
     if crosses_B[0] and slope_B[0]:
-        found = _where(level_B, slope_B, first_B, last_B, ends)
+        found = crossing_point(level_B, slope_B, first_B, last_B, ends)
     return Line(
         first=_interval(first_B),
         last=_interval(last_B),
@@ -108,7 +108,9 @@ def _interval(values_B: Array) -> Interval:
     return Interval(float(values_B[0]), float(low), float(high))
 
 
-def _where(level_B: Array, slope_B: Array, first_B: Array, last_B: Array, ends: list[float]) -> dict[str, float | None]:
+def crossing_point(
+    level_B: Array, slope_B: Array, first_B: Array, last_B: Array, ends: list[float]
+) -> dict[str, float | None]:
     """The N at which the observed line, which is first, crosses zero, and its interval.
 
     A resample whose line does not cross within the range counts as beyond the end where it is nearer to doing so: above
