@@ -12,7 +12,7 @@ from test_report import HOSTILE, Page
 from ia2.analysis import analyze_sweep, crossing, read_results, similarity_and_performance
 from ia2.cli import main
 from ia2.errors import IA2Error
-from ia2.files import read_json
+from ia2.files import read_json, write_json
 
 METHODS = ("zero-shot", "icl", "sft", "ia2-sft")
 
@@ -49,6 +49,18 @@ def test_a_sweep_is_analysed_on_its_own_tasks(tmp_path: Path) -> None:
             assert (trace["x"], trace["y"]) == (points["similarity"].tolist(), points[metric].tolist())
     assert "IA2→SFT minus SFT" in page.text
     assert "Left out" not in page.text
+
+
+def test_heads_of_cells_that_are_analysed_are_compared_model_by_model(tmp_path: Path) -> None:
+    write_results(tmp_path)
+    assert "recurring" not in analyze_sweep(tmp_path)
+    for name, model in (("a", "tiny"), ("b", "tiny"), ("c", "alone")):
+        heads = {"sft": {"auroc": [[0.5, 0.5, 0.9], [0.5, 0.5, 0.5]]}}
+        own = {"model": model, "units": {"heads": heads}}
+        write_json(tmp_path / "cells" / name / "analysis.json", own)
+    (method, of), *others = analyze_sweep(tmp_path)["recurring"]["tiny"].items()
+    assert (method, of["runs"], of["jaccard"], of["heads"], others) == ("sft", ["a", "b"], 1, [(0, 2, 2)], [])
+    assert "1.3 (2)" in Page(tmp_path / "analysis.html").text
 
 
 def test_models_and_adapters_are_not_mixed_in_one_line(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from ia2.analysis.grids import analyze_sweep, read_results
 from ia2.analysis.layers import layer_choices, layer_study
 from ia2.analysis.patching import patch_curve, patched, patched_scores
 from ia2.analysis.performance import similarity_and_performance
+from ia2.analysis.recurring import recurring_heads
 from ia2.analysis.subject import Subject
 from ia2.analysis.units import Units, describe, find_units
 from ia2.analysis.weights import weights
@@ -36,6 +37,7 @@ __all__ = [
     "read_other",
     "read_results",
     "reads_context",
+    "recurring_heads",
     "similarity_and_performance",
     "weights",
 ]

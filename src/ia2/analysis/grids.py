@@ -5,8 +5,9 @@ from typing import Any
 
 from ia2.analysis.crossing import crossing
 from ia2.analysis.performance import similarity_and_performance
+from ia2.analysis.recurring import recurring_heads
 from ia2.errors import IA2Error
-from ia2.files import write_json
+from ia2.files import read_json, write_json
 from ia2.progress import say
 from ia2.report import write_grid_analysis
 
@@ -25,7 +26,8 @@ def analyze_sweep(folder: str | Path, output: Path | None = None) -> dict[str, A
 
     Returns:
         What analysis.json holds: `performance`, see `similarity_and_performance`; `crossings`, for each model, adapter
-        and method what `crossing` says of it and SFT; and `skipped`, what could not be done, with the reason.
+        and method what `crossing` says of it and SFT; `recurring`, where two or more of its cells are analysed, see
+        `recurring_heads`; and `skipped`, what could not be done, with the reason.
     """
     rows, output = read_results(Path(folder) / RESULTS), output or Path(folder)
     found: dict[str, Any] = {
@@ -47,6 +49,12 @@ def analyze_sweep(folder: str | Path, output: Path | None = None) -> dict[str, A
                 found["crossings"].append({**setting, **crossing(own, method, REFERENCE)})
             except IA2Error as error:
                 _skip(found["skipped"], f"{method} over N ({model}, {adapter})", error)
+    cells = {path.parent.name: read_json(path) for path in sorted(Path(folder).glob("cells/*/analysis.json"))}
+    by_model: dict[str, dict[str, Any]] = {}
+    for name, analysis in cells.items():
+        by_model.setdefault(analysis["model"], {})[name] = analysis
+    if recurring := {model: of for model, own in by_model.items() if (of := recurring_heads(own))}:
+        found["recurring"] = recurring
     write_json(output / "analysis.json", found)
     write_grid_analysis(output / "analysis.html", found)
     return found

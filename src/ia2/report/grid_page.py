@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from ia2.report.figures import framed, look, plain, styled
 from ia2.report.frame import name_of, table, write_page
-from ia2.report.numbers import PERCENT, SHORT, Form
+from ia2.report.numbers import PERCENT, SHORT, Form, p_value
 
 METRICS = {"accuracy": ("Accuracy", PERCENT), "ece": ("ECE", SHORT)}
 KINDS = {
@@ -17,6 +17,7 @@ KINDS = {
     "spearman": "Of ranks",
     "partial": "Within tasks and N",
 }
+N_HEADS = 5
 NOTES = (
     "<p>A point is a cell and a trained method. Correlations have 95% bootstrap intervals over tasks; the last takes "
     "out what task and N explain of both. A correlation does not say that similarity is the reason.</p>"
@@ -31,6 +32,7 @@ def write_grid_analysis(path: Path, found: dict[str, Any]) -> None:
     sections = {
         "Similarity to ICL and performance": _performance(found["performance"]) if "performance" in found else "",
         "Until which N": _crossings(found["crossings"]),
+        "Heads that several cells have in common": _recurring(found["recurring"]) if "recurring" in found else "",
         "Left out": "".join(f"<p>{escape(what)}: {escape(why)}</p>" for what, why in found["skipped"].items()),
         "How to read this page": NOTES,
     }
@@ -84,6 +86,25 @@ def _crossings(found: Sequence[dict[str, Any]]) -> str:
     caption = "A line in log N through the difference in accuracy, in points, all tasks together."
     titles = ["Methods", f"At N = {first}", f"At N = {last}", "Each doubling", "Crosses zero at N"]
     return table(caption, titles, rows)
+
+
+def _recurring(found: dict[str, Any]) -> str:
+    rows = [
+        [
+            f"{look(name).dot}{name_of(name)}<small>{escape(model)}, {len(of['runs'])} cells</small>",
+            SHORT.number(of["jaccard"]),
+            SHORT.number(of["by_chance"]),
+            p_value(of["p"]),
+            ", ".join(f"{layer + 1}.{head + 1} ({n})" for layer, head, n in of["heads"][:N_HEADS]),
+        ]
+        for model, methods in found.items()
+        for name, of in methods.items()
+    ]
+    caption = (
+        "How many of the heads that tell ICL best from a method are the same in two cells (Jaccard, mean over pairs), "
+        "how many if heads are permuted within layers, and which are found most often: layer.head (cells)."
+    )
+    return table(caption, ["Method", "In common", "By chance", "p", "Heads"], rows)
 
 
 def crosses_at(found: dict[str, Any]) -> str:
