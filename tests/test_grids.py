@@ -55,7 +55,7 @@ def test_heads_of_cells_that_are_analysed_are_compared_model_by_model(tmp_path: 
     write_results(tmp_path)
     assert "recurring" not in analyze_sweep(tmp_path)
     for name, model in (("a", "tiny"), ("b", "tiny"), ("c", "alone")):
-        heads = {"sft": {"auroc": [[0.5, 0.5, 0.9], [0.5, 0.5, 0.5]]}}
+        heads = {"sft": {"n": 6, "by_layer": [{"layer": 0}, {"layer": 1}], "top": [{"layer": 0, "unit": 2}]}}
         own = {"model": model, "units": {"heads": heads}}
         write_json(tmp_path / "cells" / name / "analysis.json", own)
     (method, of), *others = analyze_sweep(tmp_path)["recurring"]["tiny"].items()
