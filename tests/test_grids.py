@@ -93,6 +93,12 @@ def test_the_command_takes_a_sweep_and_says_what_else_it_takes(
     out = capsys.readouterr().out
     assert "similarity to ICL and accuracy: correlation" in out
     assert "IA2→SFT minus SFT (tiny, lora): accuracy" in out
+    for option in (["--test", "rows.jsonl"], ["--layers"], ["--other", "mood"]):
+        monkeypatch.setattr(sys, "argv", ["ia2", "analyze", str(tmp_path), *option])
+        with pytest.raises(SystemExit):
+            main()
+        assert "is a sweep's; --test, --layers and --other are of a run" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["ia2", "analyze", str(tmp_path)])
     (tmp_path / "results.csv").unlink()
     with pytest.raises(SystemExit):
         main()

@@ -246,6 +246,8 @@ def analyze(
     from ia2.results import print_analysis, print_sweep_analysis
 
     if (run / "results.csv").is_file():
+        if test or layers or other:
+            raise IA2Error(f"{run}: is a sweep's; --test, --layers and --other are of a run, or of one of its cells")
         print_sweep_analysis(analyze_sweep(run, output))
     elif test is None:
         raise IA2Error(f"{run}: holds no results.csv of a sweep; for a run or a cell give test rows with --test FILE")

@@ -82,9 +82,8 @@ def _crossings(found: Sequence[dict[str, Any]]) -> str:
         rows.append([f"{name_of(of['method'])} minus {name_of(of['minus'])}{where}", *values, crosses_at(of)])
     if not rows:
         return ""
-    first, last = (str(found[0]["sizes"][i]) for i in (0, -1))
     caption = "A line in log N through the difference in accuracy, in points, all tasks together."
-    titles = ["Methods", f"At N = {first}", f"At N = {last}", "Each doubling", "Crosses zero at N"]
+    titles = ["Methods", "At the smallest N", "At the largest N", "Each doubling", "Crosses zero at N"]
     return table(caption, titles, rows)
 
 
