@@ -106,7 +106,8 @@ def test_a_run_is_analysed_and_what_cannot_be_is_said(
     config = make_config({**OPTIONS, **options, "adapter": "ia3"})
     Run.create(tmp_path / "run", config, Data(rows[:4])).train()
     monkeypatch.setattr("ia2.analysis.layers.layer_choices", lambda n_layers: ["all", "last:1"])
-    found = analyze(tmp_path / "run", rows[4:], layers=True)
+    found = analyze(tmp_path / "run", rows[4:], layers=True, other=["time-choice"])
+    assert list(found["forgetting"]["time-choice"]["demos"]["methods"]) == ["before", "ia2"]
     assert list(found["layers"]["layers"]) == ["all", "last:1"]
     assert list(found["skipped"]) == ["neurons", "weights"]
     assert "without weights: " in " ".join(capsys.readouterr().err.split())
@@ -117,8 +118,17 @@ def test_a_run_is_analysed_and_what_cannot_be_is_said(
     assert "expected LoRA, whose updates are of low rank" in page
     assert "Updates of the weights" not in page
     assert "Which layers matter" in page
+    assert "<small>time-choice, with demos</small>" in page
     assert "by response position" in page
-    write_analysis(tmp_path / "hostile.html", {**found, "model": HOSTILE, "skipped": {HOSTILE: HOSTILE}})
+    write_analysis(
+        tmp_path / "hostile.html",
+        {
+            **found,
+            "model": HOSTILE,
+            "forgetting": {HOSTILE: found["forgetting"]["time-choice"]},
+            "skipped": {HOSTILE: HOSTILE},
+        },
+    )
     assert HOSTILE not in (tmp_path / "hostile.html").read_text("utf-8")
 
 

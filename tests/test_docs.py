@@ -7,9 +7,11 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from conftest import random_model
+from test_grids import write_results
 
 from ia2.adapters import ADAPTERS, n_trainable
 from ia2.capture import SITES
@@ -95,11 +97,32 @@ def test_commands_of_the_methods_page(command: str, workplace: Path, monkeypatch
 
 def test_commands_of_the_analysis_page(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workplace)
+    (workplace / "runs" / "sweep").mkdir(parents=True)
+    write_results(workplace / "runs" / "sweep")
     for command in commands(ANALYSIS_PAGE):
         run_here(command)
     for block in blocks("python", ANALYSIS_PAGE):
         exec(block, {})
     assert (workplace / "runs" / "compare" / "cells" / "seed0" / "analysis.html").is_file()
+    assert (workplace / "runs" / "sweep" / "analysis.html").is_file()
+
+
+def test_the_pictures_of_the_analysis_page_name_their_methods() -> None:
+    pictures = re.findall(r"!\[.+?\]\((.+?\.svg)\)", ANALYSIS_PAGE)
+    assert len(pictures) == 2
+    for name in pictures:
+        text = "".join(ElementTree.parse(ROOT / "docs" / name).getroot().itertext())
+        assert all(method in text for method in ("SFT", "IA2", "IA2→SFT"))
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="pictures are drawn by Chromium, which is not here")
+def test_a_picture_is_drawn_of_a_page(tmp_path: Path) -> None:
+    write_results(tmp_path)
+    run_here(f"ia2 analyze {tmp_path}")
+    label, out = "ECE over similarity to ICL, a point a cell and method", tmp_path / "out.svg"
+    run([sys.executable, str(ROOT / "docs" / "picture.py"), str(tmp_path / "analysis.html"), label, str(out)], tmp_path)
+    marks = re.findall('<path class="point"', out.read_text("utf-8"))
+    assert len(marks) == 4 * 2 * 2 * 2  # tasks, N, seeds, trained methods
 
 
 PYTHON = [

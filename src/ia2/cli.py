@@ -231,17 +231,28 @@ def evaluate(
 
 @app.command()
 def analyze(
-    run: Annotated[Path, typer.Argument(help="A run folder, or a cell of `ia2 compare`.")],
-    test: Annotated[Path, typer.Option(help="JSON lines of query and response, at least 16.")],
+    run: Annotated[Path, typer.Argument(help="A run folder, a cell of `ia2 compare`, or a folder of `ia2 sweep`.")],
+    test: Annotated[Path | None, typer.Option(help="At least 16 rows of query and response; not of a sweep.")] = None,
     output: Annotated[Path | None, typer.Option(help="Where results go.  [default: the run folder]")] = None,
     layers: Annotated[bool, typer.Option("--layers", help="Also train ia2 at several choices of layers.")] = False,
+    other: Annotated[
+        list[str] | None, typer.Option(help="A file of rows, or a task, to see what is forgotten; may be given again.")
+    ] = None,
 ) -> None:
     """See why methods differ: activations, heads and neurons, weights, what patches do, whether demos still count."""
     from ia2.analysis import analyze as run_analysis
+    from ia2.analysis import analyze_sweep
     from ia2.data import read_examples
-    from ia2.results import print_analysis
+    from ia2.results import print_analysis, print_sweep_analysis
 
-    print_analysis(run_analysis(run, read_examples(test), output, layers))
+    if (run / "results.csv").is_file():
+        if test or layers or other:
+            raise IA2Error(f"{run}: is a sweep's; --test, --layers and --other are of a run, or of one of its cells")
+        print_sweep_analysis(analyze_sweep(run, output))
+    elif test is None:
+        raise IA2Error(f"{run}: holds no results.csv of a sweep; for a run or a cell give test rows with --test FILE")
+    else:
+        print_analysis(run_analysis(run, read_examples(test), output, layers, other or []))
     typer.echo(f"analysis: {(output or run) / 'analysis.html'}")
 
 

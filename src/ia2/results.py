@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ia2.files import write_json, write_jsonl, write_text, written_aside
-from ia2.report import display_name, write_report
+from ia2.report import crosses_at, display_name, write_report
 
 
 def write_results(folder: Path, metrics: dict[str, Any], predictions: list[dict[str, Any]]) -> None:
@@ -77,6 +77,22 @@ def print_analysis(found: dict[str, Any]) -> None:
             console.print(
                 f"overlap of updates, {_pair_name(pair, 'and')}: {_interval(mean)}, {chance}", highlight=False
             )
+
+
+def print_sweep_analysis(found: dict[str, Any]) -> None:
+    """What an analysis of a sweep says, on standard output."""
+    console = Console(width=160)
+    for metric in ("accuracy", "ece"):
+        if own := found.get("performance", {}).get(metric):
+            raw, within = (_interval(own[kind], "+") for kind in ("pearson", "partial"))
+            text = f"similarity to ICL and {metric}: correlation {raw}, within tasks and N {within}"
+            console.print(text, highlight=False)
+    for of in found["crossings"]:
+        pair = _pair_name(f"{of['method']} - {of['minus']}")
+        first, last = (_interval(of["pooled"][end], "+") for end in ("first", "last"))
+        where = f"{first} at N = {of['sizes'][0]}, {last} at {of['sizes'][-1]}"
+        text = f"{pair} ({of['model']}, {of['adapter']}): accuracy {where}; crosses zero at N: {crosses_at(of)}"
+        console.print(text, highlight=False, markup=False)
 
 
 def _pair_name(name: str, word: str = "minus") -> str:

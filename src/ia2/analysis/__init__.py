@@ -3,27 +3,41 @@
 from ia2.analysis.activations import Activations, read_activations
 from ia2.analysis.analyze import analyze
 from ia2.analysis.context import reads_context
+from ia2.analysis.crossing import crossing
 from ia2.analysis.distances import distances
+from ia2.analysis.forgetting import Other, diversity, forgetting, read_other
+from ia2.analysis.grids import analyze_sweep, read_results
 from ia2.analysis.layers import layer_choices, layer_study
 from ia2.analysis.patching import patch_curve, patched, patched_scores
+from ia2.analysis.performance import similarity_and_performance
+from ia2.analysis.recurring import recurring_heads
 from ia2.analysis.subject import Subject
 from ia2.analysis.units import Units, describe, find_units
 from ia2.analysis.weights import weights
 
 __all__ = [
     "Activations",
+    "Other",
     "Subject",
     "Units",
     "analyze",
+    "analyze_sweep",
+    "crossing",
     "describe",
     "distances",
+    "diversity",
     "find_units",
+    "forgetting",
     "layer_choices",
     "layer_study",
     "patch_curve",
     "patched",
     "patched_scores",
     "read_activations",
+    "read_other",
+    "read_results",
     "reads_context",
+    "recurring_heads",
+    "similarity_and_performance",
     "weights",
 ]

@@ -9,6 +9,7 @@ from ia2.adapters import loaded_adapters
 from ia2.analysis.activations import Activations, read_activations
 from ia2.analysis.context import reads_context
 from ia2.analysis.distances import distances
+from ia2.analysis.forgetting import forgetting, read_other
 from ia2.analysis.layers import layer_study
 from ia2.analysis.patching import patch_curve
 from ia2.analysis.subject import Subject
@@ -28,7 +29,11 @@ FEED_FORWARD: tuple[Site, ...] = ("neurons", "mlp_out")  # the first one that th
 
 
 def analyze(
-    folder: str | Path, test: Sequence[Example], output: Path | None = None, layers: bool = False
+    folder: str | Path,
+    test: Sequence[Example],
+    output: Path | None = None,
+    layers: bool = False,
+    other: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Analyse a run, or all runs of a cell: analysis.json and analysis.html.
 
@@ -37,13 +42,17 @@ def analyze(
         test: labelled rows, at least 16.
         output: where to write; `folder` if None.
         layers: whether to train `ia2` at several choices of layers too, in `layers/` of the output.
+        other: tasks or files of rows of other tasks, to see what is forgotten; see `read_other`.
 
     Returns:
-        What analysis.json holds: `distances`, `weights`, `units`, `shared_units`, `patching`, `context` and `layers`,
-        as the functions of this package return them; and `skipped`, what could not be done, with the reason.
+        What analysis.json holds: `distances`, `weights`, `units`, `shared_units`, `patching`, `context`, `forgetting`
+        and `layers`, as the functions of this package return them; and `skipped`, what could not be done, with the
+        reason.
     """
     subject = Subject.open(folder)
-    output, task, lm = output or Path(folder), subject.run.task(), subject.load_model()
+    output, task = output or Path(folder), subject.run.task()
+    others = {name: read_other(name, task) for name in other}
+    lm = subject.load_model()
     zero, icl, *adapters = subject.variants(lm)
     found: dict[str, Any] = {
         "model": subject.run.config.model,
@@ -57,6 +66,8 @@ def analyze(
         acts = read_activations(lm, task, test, [zero, icl, *adapters], sites)
         found["distances"] = distances(acts)
         found |= _units(lm, task, test, acts, [zero, *adapters], icl)
+        if others:
+            found["forgetting"] = forgetting(lm, others, adapters)
     try:
         found["weights"] = weights(subject.adapters)
     except IA2Error as error:

@@ -2,7 +2,15 @@
 
 from ia2.report.analysis_page import write_analysis
 from ia2.report.figures import display_name
+from ia2.report.grid_page import crosses_at, write_grid_analysis
 from ia2.report.page import write_report
 from ia2.report.sweep_page import write_sweep_report
 
-__all__ = ["display_name", "write_analysis", "write_report", "write_sweep_report"]
+__all__ = [
+    "crosses_at",
+    "display_name",
+    "write_analysis",
+    "write_grid_analysis",
+    "write_report",
+    "write_sweep_report",
+]

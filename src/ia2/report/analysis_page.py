@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from ia2.report.figures import accuracy, framed, look, plain, styled
 from ia2.report.frame import name_of, table, write_page
-from ia2.report.numbers import PERCENT, SCORE, Form, Interval
+from ia2.report.numbers import PERCENT, SCORE, SHORT, Form, Interval
 
 SITES = {
     "attn_out": "Attention outputs",
@@ -27,7 +27,6 @@ METRICS = {
     ),
 }
 UNITS = {"heads": "head", "neurons": "neuron", "mlp_out": "feed-forward feature"}
-SHORT = Form(2)
 Series = Mapping[str, tuple[Sequence[float], Sequence[Interval]]]  # by method: x, and values with their intervals
 
 
@@ -40,6 +39,7 @@ def write_analysis(path: Path, found: dict[str, Any]) -> None:
         "What ICL's heads do in another method": _patching(found["patching"]),
         "Updates of the weights": _weights(found["weights"]) if "weights" in found else "",
         "Does it still read its context?": _context(found["context"]),
+        "What is forgotten": _forgetting(found["forgetting"]) if "forgetting" in found else "",
         "Which layers matter": _layers(found["layers"]) if "layers" in found else "",
         "Left out": "".join(f"<p>{escape(what)}: {escape(why)}</p>" for what, why in found["skipped"].items()),
         "How to read this page": "<p>Every method is read on the same tokens: the gold responses of the test rows. "
@@ -182,13 +182,32 @@ def _context(found: dict[str, Any]) -> str:
     rows = [
         [
             " minus ".join(name_of(name) for name in pair.split(" - ")),
-            f"{PERCENT.number(of['accuracy']['value'], '+')}<small>{PERCENT.bounds(of['accuracy'], '+')}</small>",
-            f"{SCORE.number(of['ece']['value'], '+')}<small>{SCORE.bounds(of['ece'], '+')}</small>",
+            _cell(of["accuracy"], PERCENT, "+"),
+            _cell(of["ece"], SCORE, "+"),
         ]
         for pair, of in found["differences"].items()
     ]
     caption = "What demos in the prompt add to an adapter, and what an adapter adds to ICL; paired, on the same rows."
     return f"{accuracy(found['methods'], [])}{table(caption, ['Methods', 'Accuracy, points', 'ECE'], rows)}"
+
+
+def _forgetting(found: dict[str, Any]) -> str:
+    rows, texts = [], []
+    for task, prompts in found.items():
+        for shown, of in prompts.items():
+            where = f"<small>{escape(task)}, {'with demos' if shown == 'demos' else 'query alone'}</small>"
+            for name, own in of["methods"].items():
+                gap = of["differences"].get(f"{name} - before", {})
+                answers = [_cell(own["accuracy"], PERCENT), _cell(gap.get("accuracy"), PERCENT, "+")]
+                language = [_cell(own["perplexity"], SHORT), _cell(gap.get("nll"), SCORE, "+")]
+                rows.append([f"{look(name).dot}{name_of(name)}{where}", *answers, *language])
+            for name, distinct in of.get("diversity", {}).items():
+                texts.append([f"{look(name).dot}{name_of(name)}{where}", *map(SHORT.number, distinct.values())])
+    caption = "Tasks that nothing was trained on. The change is from before training, paired on the same rows."
+    titles = ["Method", "Accuracy, %", "Change, points", "Perplexity", "Change of NLL"]
+    diverse = "How diverse generated answers are: different words, pairs of words and answers, over all; 1 is most."
+    columns = ["Method", "Words", "Pairs", "Answers"]
+    return table(caption, titles, rows) + (table(diverse, columns, texts) if texts else "")
 
 
 def _layers(found: dict[str, Any]) -> str:
@@ -219,8 +238,8 @@ def _layers(found: dict[str, Any]) -> str:
     return f'<div class="wide panels">{panels}</div>{table(caption, ["Layers", *(c[1] for c in columns)], rows)}'
 
 
-def _cell(interval: Interval | None, form: Form = SCORE) -> str:
-    return f"{form.number(interval['value'])}<small>{form.bounds(interval)}</small>" if interval else "—"
+def _cell(interval: Interval | None, form: Form = SCORE, sign: str = "") -> str:
+    return f"{form.number(interval['value'], sign)}<small>{form.bounds(interval, sign)}</small>" if interval else "—"
 
 
 def _lines(series: Series, label: str = "", dash: str = "solid") -> go.Figure:

@@ -38,6 +38,7 @@ class Form:
 
 PERCENT = Form(1, 100.0, "%", ".0%")
 SCORE = Form(3)
+SHORT = Form(2)
 WHOLE = Form(0)
 MILLISECONDS = Form(1, 1e3)  # from seconds
 

@@ -1,0 +1,116 @@
+"""The page of what a sweep says of similarity to ICL, and of the number of examples."""
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+
+from ia2.report.figures import framed, look, plain, styled
+from ia2.report.frame import name_of, table, write_page
+from ia2.report.numbers import PERCENT, SHORT, Form, p_value
+
+METRICS = {"accuracy": ("Accuracy", PERCENT), "ece": ("ECE", SHORT)}
+KINDS = {
+    "pearson": "Correlation",
+    "spearman": "Of ranks",
+    "partial": "Within tasks and N",
+}
+N_HEADS = 5
+NOTES = (
+    "<p>A point is a cell and a trained method. Correlations have 95% bootstrap intervals over tasks; the last takes "
+    "out what task and N explain of both. A correlation does not say that similarity is the reason.</p>"
+    "<p>The lines over N have 95% bootstrap intervals over tasks and the seeds within them, and say nothing of N that "
+    "were not measured.</p>"
+)
+
+
+def write_grid_analysis(path: Path, found: dict[str, Any]) -> None:
+    """Write the page of what a sweep's analysis.json holds."""
+    setting = f"{', '.join(found['models'])} · {found['n_cells']} cells"
+    sections = {
+        "Similarity to ICL and performance": _performance(found["performance"]) if "performance" in found else "",
+        "Until which N": _crossings(found["crossings"]),
+        "Heads that several cells have in common": _recurring(found["recurring"]) if "recurring" in found else "",
+        "Left out": "".join(f"<p>{escape(what)}: {escape(why)}</p>" for what, why in found["skipped"].items()),
+        "How to read this page": NOTES,
+    }
+    write_page(path, "What a sweep says", setting, sections)
+
+
+def _performance(found: dict[str, Any]) -> str:
+    names = list(dict.fromkeys(point["method"] for point in found["points"]))
+    panels, rows = "", []
+    for metric, (title, form) in METRICS.items():
+        figure = scatter(found["points"], names, metric, form)
+        caption = f"<b>{title}</b> <small>over cosine similarity to ICL</small>"
+        panels += framed(figure, caption, f"{title} over similarity to ICL, a point a cell and method")
+        rows.append([title, *(SHORT.interval(found[metric][kind], "+") for kind in KINDS)])
+    key = "".join(f"<li>{look(name).dot}{name_of(name)}</li>" for name in names)
+    caption = f"{len(found['points'])} points of {found['n_tasks']} tasks."
+    return (
+        f'<ul class=key>{key}</ul>\n<div class="wide panels">{panels}</div>'
+        f"{table(caption, ['With similarity', *KINDS.values()], rows)}"
+    )
+
+
+def scatter(points: Sequence[dict[str, Any]], names: Sequence[str], metric: str, form: Form) -> go.Figure:
+    """A dot a cell and method."""
+    figure = go.Figure()
+    for name in names:
+        own = [point for point in points if point["method"] == name]
+        figure.add_scatter(
+            x=[point["similarity"] for point in own],
+            y=[point[metric] for point in own],
+            mode="markers",
+            name=plain(look(name).name),
+            marker=look(name).marker(5),
+            text=[plain(f"{point['task']}, N = {point['n']}, seed {point['seed']}") for point in own],
+            hovertemplate="%{fullData.name}, %{text}: %{y:.3f} at %{x:.3f}<extra></extra>",
+        )
+    figure.update_yaxes(tickformat=form.ticks, nticks=6)
+    return styled(figure, height=300)
+
+
+def _crossings(found: Sequence[dict[str, Any]]) -> str:
+    rows = []
+    for of in found:
+        where = f"<small>{escape(of['model'])}, {escape(of['adapter'])}</small>"
+        line = of["pooled"]
+        values = [PERCENT.interval(line[key], "+") for key in ("first", "last", "per_doubling")]
+        rows.append([f"{name_of(of['method'])} minus {name_of(of['minus'])}{where}", *values, crosses_at(of)])
+    if not rows:
+        return ""
+    caption = "A line in log N through the difference in accuracy, in points, all tasks together."
+    titles = ["Methods", "At the smallest N", "At the largest N", "Each doubling", "Crosses zero at N"]
+    return table(caption, titles, rows)
+
+
+def _recurring(found: dict[str, Any]) -> str:
+    rows = [
+        [
+            f"{look(name).dot}{name_of(name)}<small>{escape(model)}, {len(of['runs'])} cells</small>",
+            SHORT.number(of["jaccard"]),
+            SHORT.number(of["by_chance"]),
+            p_value(of["p"]),
+            ", ".join(f"{layer + 1}.{head + 1} ({n})" for layer, head, n in of["heads"][:N_HEADS]),
+        ]
+        for model, methods in found.items()
+        for name, of in methods.items()
+    ]
+    caption = (
+        "How many of the heads that tell ICL best from a method are the same in two cells (Jaccard, mean over pairs), "
+        "how many if heads are permuted within layers, and which are found most often: layer.head (cells)."
+    )
+    return table(caption, ["Method", "In common", "By chance", "p", "Heads"], rows)
+
+
+def crosses_at(found: dict[str, Any]) -> str:
+    """Where a line crosses zero, with its interval, as text."""
+    line, (first, *_, last) = found["pooled"], found["sizes"]
+    if line["n"] is None:
+        return f"not from {first} to {last}"
+    low = f"below {first}" if line["low"] is None else f"{line['low']:.0f}"
+    high = f"above {last}" if line["high"] is None else f"{line['high']:.0f}"
+    return f"{line['n']:.0f} [{low}, {high}]"
