@@ -266,6 +266,24 @@ def merge(
 
 
 @app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    output: Annotated[Path, typer.Option(help="A new folder for what is exported.")],
+    adapter: Annotated[str | None, typer.Option(help="Of which stage.  [default: the last]")] = None,
+    merged: Annotated[bool, typer.Option("--merged", help="A plain model, with the adapter merged into it.")] = False,
+) -> None:
+    """Write a PEFT folder or a plain model with a model card, and check that it answers as the run does."""
+    from ia2.export import export as export_adapter
+    from ia2.run import Run
+
+    report = export_adapter(Run.open(run), output, adapter, merged)
+    typer.echo(
+        f"exported: {output}; probabilities are at most {report.max_difference:.2g} from the run's, "
+        f"over {report.n_rows} rows"
+    )
+
+
+@app.command()
 def predict(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     queries: Annotated[Path | None, typer.Argument(help="JSON lines with a query; else standard input.")] = None,
