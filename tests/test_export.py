@@ -135,8 +135,8 @@ def test_generated_answers(model_folder: str, tmp_path: Path) -> None:
 def test_what_answers_otherwise_is_not_exported(merged: bool, model_folder: str, tmp_path: Path) -> None:
     run = trained(tmp_path, model_folder)
     run.evaluate(example_rows(8))
-    weights = run.adapters["ia2-sft"] / "adapter_model.safetensors"
-    save_file({name: 0 * value for name, value in load_file(weights).items()}, weights)
+    weights = Path(model_folder) / "model.safetensors"
+    save_file({name: 1.2 * value for name, value in load_file(weights).items()}, weights, {"format": "pt"})
     with pytest.raises(IA2Error, match=r"does not answer as the run does: probabilities are \d\.\d+ apart"):
         export(run, tmp_path / "out", merged=merged)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]

@@ -241,7 +241,7 @@ class Run:
 
     def training_seconds(self) -> dict[str, float]:
         """Wall time that each adapter took, its earlier stages and collecting included."""
-        records = {name: read_json(folder / "training.json") for name, folder in self.adapters.items()}
+        records = {name: read_json(folder / "training.json", folder) for name, folder in self.adapters.items()}
         totals, total = {}, 0.0
         for name, record in records.items():
             total += record["collect_seconds"] + record["seconds"]
