@@ -125,7 +125,7 @@ def peft_config(lm: LanguageModel, name: str, options: dict[str, Any], context: 
     kind = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(adapter.peft_type)]
     known = {field.name for field in dataclasses.fields(kind)}
     for option in options:
-        choose(f"option of the adapter '{name}'", option, known)
+        choose(f"option of the adapter '{name}'", option, sorted(known))
     values = {"task_type": "CAUSAL_LM", **_targets(lm.anatomy, adapter.peft_type, known)}
     values |= {**adapter.options(lm, context), **options}
     try:

@@ -138,7 +138,7 @@ def compare(
     from ia2.sweep import Grid, cell_of
 
     options = {**(read_config(config) if config else {}), **_assignments(set_option or []), "model": model}
-    names, draws = _parted(methods) or (), tuple(int(seed) for seed in _numbers("--seeds", seeds) or ())
+    names, draws = _parted(methods) or (), _whole_numbers("--seeds", seeds)
     if (task is None) == (train is None or not test):
         raise IA2Error("expected either --train and --test, or --task")
     if task:
@@ -365,13 +365,24 @@ def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
         raise IA2Error(f"{option} is '{text}'; expected numbers parted by commas, e.g. 3e-4,1e-3") from None
 
 
+def _whole_numbers(option: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise IA2Error(f"{option} is '{text}'; expected whole numbers parted by commas, e.g. 0,1,2") from None
+
+
 def _assignments(pairs: list[str]) -> dict[str, Any]:
     import yaml
 
     for pair in pairs:
         if "=" not in pair:
             raise IA2Error(f"--set {pair}: expected name=value, e.g. eval_steps=4")
-    return {name: yaml.safe_load(value) for name, value in (pair.split("=", 1) for pair in pairs)}
+    values = dict(pair.split("=", 1) for pair in pairs)
+    try:
+        return {name: yaml.safe_load(value) for name, value in values.items()}
+    except (yaml.YAMLError, ValueError) as error:
+        raise IA2Error(f"--set: not YAML: {' '.join(str(error).split())}") from None
 
 
 def _show(metrics: dict[str, Any], folder: Path) -> None:

@@ -93,17 +93,17 @@ def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
     write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
 
 
-def read_jsonl(path: Path) -> list[Any]:
+def read_jsonl(path: Path, remove: Path | None = None) -> list[Any]:
     """The rows of a JSON-lines file.
 
     Raises:
-        IA2Error: it is not JSON lines.
+        IA2Error: it is not JSON lines; says to delete it, or the folder `remove`.
     """
     try:
         with path.open(encoding="utf-8", newline="\n") as lines:
             return [json.loads(line) for line in lines]
     except ValueError as error:
-        raise damaged(path, error) from None
+        raise damaged(path, error, remove) from None
 
 
 def sha256(path: Path) -> str:
@@ -118,5 +118,5 @@ def sha256(path: Path) -> str:
 def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+    elif path.exists():
+        path.unlink()
