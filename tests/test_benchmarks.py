@@ -34,6 +34,7 @@ def test_a_goal_that_is_missed_shows() -> None:
     assert not from_pairs("x", [(2.0, 1.0)], 1.5, higher_is_better=False).reached
 
 
-def test_runs_as_a_module() -> None:
-    command = [sys.executable, "-m", "benchmarks", "--help"]
-    assert "--quick" in subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+@pytest.mark.parametrize(("module", "option"), [("benchmarks", "--quick"), ("benchmarks.kills", "--kills")])
+def test_runs_as_a_module(module: str, option: str) -> None:
+    command = [sys.executable, "-m", module, "--help"]
+    assert option in subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout

@@ -92,7 +92,7 @@ def test_what_is_half_written_is_not_taken_as_whole(
 ) -> None:
     run = make_run(tmp_path / "run", model_folder)
     monkeypatch.setattr("ia2.adapters.write_json", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(IA2Error, match="disk full"):
         run.train()
     assert not list((run.folder / "adapters").iterdir())
 

@@ -64,7 +64,7 @@ def test_finished_cells_never_run_again_and_missing_ones_do(
     assert sweep(Grid(**GRID), folder) == rows
     assert ran == []
     assert "2 of 2 cells are done already" in capsys.readouterr().err
-    with pytest.raises(FileNotFoundError):  # the new cell was left out by the line above
+    with pytest.raises(IA2Error, match=r"failed\.json"):  # the new cell was left out by the line above
         sweep(Grid(**{**GRID, "seeds": [0, 1, 2]}), folder)
     assert [point.seed for point in ran] == [2]
 

@@ -13,6 +13,7 @@ from peft import PeftConfig, PeftModel, PeftType, get_peft_model, get_peft_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.tuners.cartridge.utils import initialize_kv_prefix_from_past_key_values
 from peft.utils.save_and_load import load_peft_weights
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import set_seed
@@ -20,11 +21,12 @@ from transformers.pytorch_utils import Conv1D
 
 from ia2.anatomy import Anatomy
 from ia2.errors import IA2Error, choose
-from ia2.files import write_json, written_aside
+from ia2.files import damaged, read_json, sha256, write_json, written_aside
 from ia2.models import LanguageModel
 from ia2.prompt import Prompt
 
 N_VIRTUAL = 8
+WEIGHTS = ("model.safetensors", "adapter_model.safetensors")  # of a whole model, of an adapter
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ def peft_config(lm: LanguageModel, name: str, options: dict[str, Any], context: 
     kind = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(adapter.peft_type)]
     known = {field.name for field in dataclasses.fields(kind)}
     for option in options:
-        choose(f"option of the adapter '{name}'", option, known)
+        choose(f"option of the adapter '{name}'", option, sorted(known))
     values = {"task_type": "CAUSAL_LM", **_targets(lm.anatomy, adapter.peft_type, known)}
     values |= {**adapter.options(lm, context), **options}
     try:
@@ -218,6 +220,8 @@ def new_adapter(
         IA2Error: unknown name or option, or an adapter that this model cannot take.
     """
     set_seed(seed)
+    if start:
+        _whole(start)
     if name == "full":
         if lm.base.dtype != torch.float32:
             raise IA2Error(f"full fine-tuning needs float32 weights, these are {lm.base.dtype}; use --dtype float32")
@@ -281,21 +285,48 @@ def loaded_adapters(lm: LanguageModel, folders: dict[str, Path]) -> Iterator[Non
     if not folders:
         yield
         return
-    full = [folder for folder in folders.values() if (folder / "model.safetensors").is_file()]
-    for folder in folders.values():
-        if folder not in full and not (folder / "adapter_model.safetensors").is_file():
-            raise IA2Error(f"{folder}: no adapter_model.safetensors; expected a PEFT adapter folder")
+    full = [path for path in map(_whole, folders.values()) if path.name == "model.safetensors"]
     (first, folder), *others = folders.items()
     if full:
         with _attached(lm, FullModel(lm.base, folders)):
             yield
         return
-    with peft_warnings_ignored():
-        model = PeftModel.from_pretrained(lm.base, str(folder), adapter_name=first)
-        for name, folder in others:
-            model.load_adapter(str(folder), adapter_name=name)
+    try:
+        with peft_warnings_ignored():
+            model = PeftModel.from_pretrained(lm.base, str(folder), adapter_name=first)
+            for name, folder in others:
+                model.load_adapter(str(folder), adapter_name=name)
+    except torch.OutOfMemoryError:
+        raise
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
+        raise IA2Error(
+            f"{folder}: no adapter of this {type(lm.base).__name__} ({' '.join(str(error).split())[:200]}); "
+            "expected a PEFT folder that was trained on the same model"
+        ) from error
     with _attached(lm, model.eval()):
         yield
+
+
+def _whole(folder: Path) -> Path:
+    """The weights in an adapter folder, as they were saved.
+
+    Raises:
+        IA2Error: there are none, or a file was cut off or changed.
+    """
+    path = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+    if path is None:
+        raise IA2Error(f"{folder}: no adapter_model.safetensors; expected a PEFT adapter folder")
+    try:
+        with safe_open(path, "pt"):
+            pass
+    except SafetensorError as error:
+        raise damaged(path, error, folder) from None
+    record = folder / "training.json"
+    digests = read_json(record, folder).get("sha256", {}) if record.is_file() else {}
+    for name, digest in digests.items():
+        if not (folder / name).is_file() or sha256(folder / name) != digest:
+            raise damaged(folder / name, "its checksum is another", folder)
+    return path
 
 
 @contextmanager
@@ -338,7 +369,10 @@ def save_adapter(model: Any, folder: Path, record: dict[str, Any]) -> None:
     """Write what `from_pretrained` loads, a plain PEFT folder or a whole model, with `record` in training.json."""
     with written_aside(folder) as aside:
         model.save_pretrained(str(aside))
-        write_json(aside / "training.json", record)
+        digests = {
+            path.name: sha256(path) for path in sorted(aside.iterdir()) if path.suffix in (".json", ".safetensors")
+        }
+        write_json(aside / "training.json", record | {"sha256": digests})
 
 
 def n_trainable(model: nn.Module) -> int:

@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import Cache
 
 from ia2.anatomy import Anatomy
-from ia2.errors import IA2Error
+from ia2.errors import IA2Error, choose
 from ia2.prompt import Positions, TokenBatch, Tokens
 
 Site = Literal["attn_out", "head_out", "mlp_out", "neurons", "hidden", "logits"]
@@ -27,6 +27,10 @@ class Selection:
     sites: frozenset[Site]
     layers: frozenset[int] | None = None
     positions: Positions = "response"
+
+    def __post_init__(self) -> None:
+        for site in self.sites:
+            choose("site", site, SITES)
 
     def size(self, row: Tokens, site: Site) -> int:
         """The number of a row's positions that are read at a site."""

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from ia2.errors import IA2Error
+from ia2.errors import IA2Error, choose
 
 Chat = Literal["none", "turns", "message"]
 CHATS: tuple[Chat, ...] = get_args(Chat)
@@ -49,6 +49,7 @@ def find_chat(tokenizer: PreTrainedTokenizerBase, style: Chat) -> ChatFormat:
     Raises:
         IA2Error: it has none, or one that does not render a conversation as such pieces.
     """
+    choose("chat", style, CHATS)
     if not tokenizer.chat_template:
         raise IA2Error(f"chat is '{style}' and the tokenizer has no chat template; use --chat none, or a chat model")
 

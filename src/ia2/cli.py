@@ -138,7 +138,7 @@ def compare(
     from ia2.sweep import Grid, cell_of
 
     options = {**(read_config(config) if config else {}), **_assignments(set_option or []), "model": model}
-    names, draws = _parted(methods) or (), tuple(int(seed) for seed in _numbers("--seeds", seeds) or ())
+    names, draws = _parted(methods) or (), _whole_numbers("--seeds", seeds)
     if (task is None) == (train is None or not test):
         raise IA2Error("expected either --train and --test, or --task")
     if task:
@@ -277,6 +277,24 @@ def merge(
 
 
 @app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    output: Annotated[Path, typer.Option(help="A new folder for what is exported.")],
+    adapter: Annotated[str | None, typer.Option(help="Of which stage.  [default: the last]")] = None,
+    merged: Annotated[bool, typer.Option("--merged", help="A plain model, with the adapter merged into it.")] = False,
+) -> None:
+    """Write a PEFT folder or a plain model with a model card, and check that it answers as the run does."""
+    from ia2.export import export as export_adapter
+    from ia2.run import Run
+
+    report = export_adapter(Run.open(run), output, adapter, merged)
+    typer.echo(
+        f"exported: {output}; probabilities are at most {report.max_difference:.2g} from the run's, "
+        f"over {report.n_rows} rows"
+    )
+
+
+@app.command()
 def predict(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     queries: Annotated[Path | None, typer.Argument(help="JSON lines with a query; else standard input.")] = None,
@@ -358,13 +376,24 @@ def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
         raise IA2Error(f"{option} is '{text}'; expected numbers parted by commas, e.g. 3e-4,1e-3") from None
 
 
+def _whole_numbers(option: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise IA2Error(f"{option} is '{text}'; expected whole numbers parted by commas, e.g. 0,1,2") from None
+
+
 def _assignments(pairs: list[str]) -> dict[str, Any]:
     import yaml
 
     for pair in pairs:
         if "=" not in pair:
             raise IA2Error(f"--set {pair}: expected name=value, e.g. eval_steps=4")
-    return {name: yaml.safe_load(value) for name, value in (pair.split("=", 1) for pair in pairs)}
+    values = dict(pair.split("=", 1) for pair in pairs)
+    try:
+        return {name: yaml.safe_load(value) for name, value in values.items()}
+    except (yaml.YAMLError, ValueError) as error:
+        raise IA2Error(f"--set: not YAML: {' '.join(str(error).split())}") from None
 
 
 def _show(metrics: dict[str, Any], folder: Path) -> None:

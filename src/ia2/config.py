@@ -46,7 +46,7 @@ class StageConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    terms: dict[Site, str | dict[str, float]]
+    terms: dict[Site, str | dict[str, float]] = Field(min_length=1)
     responses: Responses = "labels"
     learning_rate: Rates = None
     num_train_epochs: int | None = Field(None, ge=1)
@@ -220,12 +220,15 @@ def make_config(values: dict[str, Any], preset: str = "default") -> RunConfig:
 
 
 def _in_a_line(error: ValidationError) -> str:
-    first = error.errors()[0]
+    first = max(error.errors(), key=lambda found: len(found["loc"]))  # of the forms a value may have, the one meant
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, IA2Error):
         return str(cause)
-    where = ".".join(str(part) for part in first["loc"] if part not in ("str", "constrained-str"))
-    return f"option '{where}' is {first['input']!r}: {first['msg'].lower()}"
+    forms = ("str", "constrained-str")
+    where = ".".join(str(part) for part in first["loc"] if part not in forms and "[" not in str(part))
+    if first["type"] == "missing":
+        return f"no option '{where}', and it is needed"
+    return f"option '{where}' is {first['input']!r}: {first['msg'].lower().replace('tuple', 'list')}"
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -234,7 +237,9 @@ def read_config(path: Path) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise IA2Error(f"{path}: no such file; expected YAML with options such as 'method: ia2-sft'") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise IA2Error(f"{path}: {(error.strerror or 'unreadable').lower()}; expected a YAML file") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date that is none
         raise IA2Error(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise IA2Error(f"{path}: found {type(values).__name__}, expected 'option: value' lines")

@@ -1,5 +1,6 @@
 """Writing aside and renaming: what stands under its final name is complete."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -9,21 +10,39 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 
 from ia2.errors import IA2Error
 
 
 @contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`, a file's or a folder's, renamed to `path` if the block succeeds."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Yield a temporary path beside `path`, a file's or a folder's, renamed to `path` if the block succeeds.
+
+    Raises:
+        IA2Error: it cannot be written: the disk is full, or the folder is read-only.
+    """
     aside = path.with_name(f".{path.name}.partial")
-    _remove(aside)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove(aside)
         yield aside
         os.replace(aside, path)
+    except (OSError, SafetensorError) as error:  # safetensors gives its own where the disk is full
+        raise _unwritable(path, error) from error
     finally:
         _remove(aside)
+
+
+def _unwritable(path: Path, error: Exception) -> IA2Error:
+    why = (getattr(error, "strerror", None) or str(error)).lower()
+    return IA2Error(f"{path}: cannot be written ({why}); see to it, and the same command again continues")
+
+
+def damaged(path: Path, why: object, remove: Path | None = None) -> IA2Error:
+    """The error for a file that is not as it was written; `remove`, by default the file, is what is made anew."""
+    what = " ".join(str(why).split())
+    return IA2Error(f"{path}: not as it was written ({what}); delete {remove or 'it'} and run the same command again")
 
 
 @contextmanager
@@ -31,13 +50,15 @@ def locked(folder: Path) -> Iterator[None]:
     """Within the block the folder is this process's; the lock goes with the process, however that ends.
 
     Raises:
-        IA2Error: another process has it.
+        IA2Error: another process has it, or it is read-only.
     """
     lock = FileLock(folder / ".lock", timeout=0)
     try:
         lock.acquire()
     except Timeout:
         raise IA2Error(f"{folder}: in use by another process; wait for it, or choose another output folder") from None
+    except OSError as error:
+        raise _unwritable(folder, error) from error
     try:
         yield
     finally:
@@ -55,9 +76,16 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """The value in a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+def read_json(path: Path, remove: Path | None = None) -> Any:
+    """The value in a JSON file.
+
+    Raises:
+        IA2Error: it is not there, or not JSON; says to delete it, or the folder `remove`.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise damaged(path, getattr(error, "strerror", None) or error, remove) from None
 
 
 def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
@@ -65,14 +93,30 @@ def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
     write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
 
 
-def read_jsonl(path: Path) -> list[Any]:
-    """The rows of a JSON-lines file."""
-    with path.open(encoding="utf-8", newline="\n") as lines:
-        return [json.loads(line) for line in lines]
+def read_jsonl(path: Path, remove: Path | None = None) -> list[Any]:
+    """The rows of a JSON-lines file.
+
+    Raises:
+        IA2Error: it is not JSON lines; says to delete it, or the folder `remove`.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="\n") as lines:
+            return [json.loads(line) for line in lines]
+    except ValueError as error:
+        raise damaged(path, error, remove) from None
+
+
+def sha256(path: Path) -> str:
+    """Of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+    elif path.exists():
+        path.unlink()

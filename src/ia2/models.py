@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import (
@@ -104,6 +105,7 @@ def load_model(
     if device is None:
         accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         device = str(accelerator or "cpu")
+    _check_device(device)
     torch_dtype = "auto" if dtype is None else getattr(torch, choose("dtype", dtype, DTYPES))
     quantizer = _quantization(quantization)
     try:
@@ -118,12 +120,13 @@ def load_model(
             attn_implementation=attn_implementation,
             trust_remote_code=trust_remote_code,
             use_safetensors=True,
+            ignore_mismatched_sizes=True,  # they are an error below
             output_loading_info=True,
         )
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
     except ImportError as error:
         raise IA2Error(f"the model '{name}' needs a package that is not installed: {_line(error)}") from error
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError, StrictDataclassError) as error:
         known = ", ".join(world.MODELS)
         raise IA2Error(
             f"cannot load the model '{name}' ({known}, a folder or a hub id was expected): {_line(error)}"
@@ -134,7 +137,19 @@ def load_model(
             f"the model '{name}' lacks {len(missing)} weights of a {type(base).__name__} ({missing[0]}, ...); "
             "expected a whole language model, saved by save_pretrained"
         )
+    if others := sorted(loading["mismatched_keys"]):
+        raise IA2Error(
+            f"the model '{name}' has {len(others)} weights of other shapes than its config.json says ({others[0][0]}, "
+            "...); expected both as save_pretrained wrote them"
+        )
     return wrap_model(base, tokenizer, chat)
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise IA2Error(f"no device '{device}' here ({_line(error)[:80]}); expected cpu, cuda, mps, ...") from error
 
 
 def _line(error: Exception) -> str:

@@ -26,12 +26,12 @@ import yaml
 from ia2.adapters import find_adapter, loaded_adapters, n_trainable, save_adapter
 from ia2.adapters import new_adapter as fresh_adapter
 from ia2.bank import Weights, restore, trainable_copy
-from ia2.config import RunConfig, make_config
+from ia2.config import RunConfig, make_config, read_config
 from ia2.contexts import Contexts, Similarity, tfidf
 from ia2.data import Example, hold_out
 from ia2.errors import IA2Error
 from ia2.evaluation import Answer, Variant, answer, evaluate
-from ia2.files import locked, read_json, read_jsonl, write_json, write_jsonl, write_text, written_aside
+from ia2.files import damaged, locked, read_json, read_jsonl, write_json, write_jsonl, write_text, written_aside
 from ia2.jobs import Job, TrainingResult, TrainingSettings, best_of
 from ia2.lessons import SPLITS, Lessons
 from ia2.models import LanguageModel, load_model
@@ -124,10 +124,14 @@ class Run:
         folder = Path(folder)
         if not (folder / "config.yaml").is_file() or not (folder / "examples.jsonl").is_file():
             raise IA2Error(f"{folder}: not a run (no config.yaml and examples.jsonl); expected what 'ia2 train' wrote")
-        config = make_config(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
+        config = make_config(read_config(folder / "config.yaml"))
         rows: dict[str, list[Example]] = {"train": [], "dev": [], "unlabelled": []}
-        for row in read_jsonl(folder / "examples.jsonl"):
-            rows[row.pop("split")].append(Example(**row))
+        path = folder / "examples.jsonl"
+        for i, row in enumerate(read_jsonl(path, folder), 1):
+            try:
+                rows[row.pop("split")].append(Example(**row))
+            except (AttributeError, KeyError, TypeError):
+                raise damaged(path, f"line {i} is no example", folder) from None
         return Run(folder, config, Data(**rows))
 
     def _write(self) -> None:
@@ -189,6 +193,8 @@ class Run:
         """Check that it can be trained, write what is asked, and look at the teacher; what stages will learn from."""
         contexts = self.contexts(lm, similarity)
         needs_teacher = any(stage.teacher_sites or stage.imitates for stage in self.config.stages().values())
+        for stage in self.config.stages().values():
+            stage.selection(lm.anatomy)  # the layers are there
         self._check_fits(lm, contexts if needs_teacher else None)
         with self.new_adapter(lm, contexts):
             pass  # it can be made: nothing is written before that is known
@@ -246,7 +252,7 @@ class Run:
 
     def training_seconds(self) -> dict[str, float]:
         """Wall time that each adapter took, its earlier stages and collecting included."""
-        records = {name: read_json(folder / "training.json") for name, folder in self.adapters.items()}
+        records = {name: read_json(folder / "training.json", folder) for name, folder in self.adapters.items()}
         totals, total = {}, 0.0
         for name, record in records.items():
             total += record["collect_seconds"] + record["seconds"]

@@ -2,18 +2,19 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from ia2.adapters import using
 from ia2.capture import BEFORE, Selection, Site, paths
-from ia2.files import written_aside
+from ia2.files import damaged, written_aside
 from ia2.models import LanguageModel
 from ia2.passes import passes
 from ia2.progress import step
@@ -40,6 +41,9 @@ def collect(lm: LanguageModel, prompts: Sequence[Prompt], selection: Selection, 
         folder: where to keep it, in a folder named by a hash of everything that determines it (weights, precision,
             token ids, selection), as safetensors of `SHARD_BYTES` each. Those that are there are not computed again;
             the values are memory-mapped, so that memory does not grow with the number of rows.
+
+    Raises:
+        IA2Error: a file that is there was cut off or changed; names it.
     """
     rows = [lm.encoder.encode(prompt) for prompt in prompts]
     place = folder / _key(lm, rows, selection) if folder else None
@@ -57,9 +61,29 @@ def _shard(lm: LanguageModel, rows: Sequence[Tokens], selection: Selection, path
     if path is None:
         return _collect(lm, rows, selection)
     if not path.is_file():
+        values = _collect(lm, rows, selection)
         with written_aside(path) as aside:
-            save_file(_collect(lm, rows, selection), aside)
-    return load_file(path)
+            save_file(values, aside, {"sha256": _digest(values)})
+    return _read_shard(path)
+
+
+def _read_shard(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, "pt") as file:
+            values = {site: file.get_tensor(site) for site in file.keys()}  # noqa: SIM118 - it is no dictionary
+            digest = (file.metadata() or {}).get("sha256")
+    except SafetensorError as error:
+        raise damaged(path, error) from None
+    if digest not in (None, _digest(values)):
+        raise damaged(path, "its checksum is another")
+    return values
+
+
+def _digest(values: Mapping[Any, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for site in sorted(values):
+        digest.update(values[site].reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _collect(lm: LanguageModel, rows: Sequence[Tokens], selection: Selection) -> dict[str, Tensor]:

@@ -61,6 +61,8 @@ class Benchmark:
             IA2Error: there are fewer than n, or the rows cannot be read.
         """
         choose("split", split, SPLITS)
+        if n is not None and n < 0:
+            raise IA2Error(f"{self.name}: {n} {split} rows are asked for; expected 0 or more")
         return self.draw(split, n, seed)
 
     def fingerprint(self) -> str:

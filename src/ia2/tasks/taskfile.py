@@ -168,4 +168,6 @@ def _explained(path: Path, error: ValidationError) -> IA2Error:
         return IA2Error(f"{path}: {cause}")
     if first["type"] == "missing":
         return IA2Error(f"{path}: no '{'.'.join(keys)}'")
-    return IA2Error(f"{path}: '{'.'.join(keys)}' is {repr(first['input'])[:80]}: {first['msg'].lower()}")
+    return IA2Error(
+        f"{path}: '{'.'.join(keys)}' is {repr(first['input'])[:80]}: {first['msg'][0].lower()}{first['msg'][1:]}"
+    )
