@@ -18,11 +18,11 @@ context.set_forkserver_preload(["ia2.run", "transformers.models.llama.modeling_l
 
 def job(folder: str, model: str) -> None:
     """Collect, two stages with two learning rates each, evaluation."""
-    options = {"num_train_epochs": 3, "learning_rate": (1e-3, 1e-2), "adapter_options": {"r": 4}}
+    options = {"num_train_epochs": 2, "learning_rate": (1e-3, 1e-2), "adapter_options": {"r": 4}}
     data = Data(tuple(example_rows(6)), tuple(example_rows(9)[6:]))
     run = Run.create(folder, make_config({"model": model, **options}), data)
     run.train()
-    run.evaluate(example_rows(8))
+    run.evaluate(example_rows(4))
 
 
 def save_model(folder: Path) -> str:
