@@ -22,7 +22,7 @@ def job(folder: str, model: str) -> None:
     data = Data(tuple(example_rows(6)), tuple(example_rows(9)[6:]))
     run = Run.create(folder, make_config({"model": model, **options}), data)
     run.train()
-    run.evaluate(example_rows(4))
+    run.evaluate(example_rows(8))
 
 
 def save_model(folder: Path) -> str:
