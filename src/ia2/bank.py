@@ -35,10 +35,17 @@ class Bank:
         self._layers: dict[str, lora.Linear] = {}
         if len(starts) == 1:
             restore(model, starts[0])
-            self.weights: list[dict[str, nn.Parameter]] = [trainable(model)]
+            self._leaves = trainable(model)
+            self.weights: list[dict[str, Tensor]] = [dict(self._leaves)]
         else:
             self._layers = _lora_layers(model)
-            self.weights = [{name: nn.Parameter(w.clone()) for name, w in start.items()} for start in starts]
+            self._leaves = {name: nn.Parameter(torch.stack([of[name] for of in starts])) for name in starts[0]}
+            self.weights = [{name: leaf.detach()[g] for name, leaf in self._leaves.items()} for g in self.active]
+        self.clear_gradients()
+
+    def parameters(self, first: int, end: int) -> list[nn.Parameter]:
+        """What an optimiser trains of the adapters from `first` to before `end`; parts of what is computed with."""
+        return [_part(leaf, first, end) if self._layers else leaf for leaf in self._leaves.values()]
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -54,13 +61,19 @@ class Bank:
     def _forward(self, path: str, layer: lora.Linear, x: Tensor) -> Tensor:
         """As `lora.Linear.forward`, with the A (G, r, in) and B (G, out, r) of the active adapters."""
         base = layer.base_layer(x)
-        A_GRI, B_GOR = (
-            torch.stack([self.weights[g][f"{path}.lora_{part}.default.weight"] for g in self.active]) for part in "AB"
-        )
-        x_GPI = x.to(A_GRI.dtype).reshape(len(self.active), -1, x.shape[-1])
-        update_GPO = x_GPI @ A_GRI.mT @ B_GOR.mT * layer.scaling["default"]
-        result: Tensor = (base + update_GPO.view(base.shape)).to(base.dtype)
-        return result
+        A_GRI, B_GOR = (self._active(self._leaves[f"{path}.lora_{part}.default.weight"]) for part in "AB")
+        x_GPI, base_GPO = (of.to(A_GRI.dtype).reshape(len(self.active), -1, of.shape[-1]) for of in (x, base))
+        result_GPO = torch.baddbmm(base_GPO, x_GPI @ A_GRI.mT, B_GOR.mT, alpha=layer.scaling["default"])
+        return result_GPO.view(base.shape).to(base.dtype)
+
+    def _active(self, leaf_GXY: nn.Parameter) -> Tensor:
+        return leaf_GXY if len(self.active) == len(leaf_GXY) else leaf_GXY[list(self.active)]
+
+    def clear_gradients(self) -> None:
+        """In place, since those of the single adapters are parts of them."""
+        for leaf in self._leaves.values():
+            if leaf.grad is not None:
+                leaf.grad.zero_()
 
     def copy(self, g: int) -> Weights:
         """A copy of one adapter's weights by name."""
@@ -70,6 +83,15 @@ class Bank:
     def restore(self, g: int, weights: Weights) -> None:
         """Put a copy back."""
         _put(self.weights[g], weights)
+
+
+def _part(leaf_GXY: nn.Parameter, first: int, end: int) -> nn.Parameter:
+    """Some adapters' part of a weight, and of its gradient."""
+    if leaf_GXY.grad is None:
+        leaf_GXY.grad = torch.zeros_like(leaf_GXY)
+    part = nn.Parameter(leaf_GXY.detach()[first:end])
+    part.grad = leaf_GXY.grad[first:end]
+    return part
 
 
 def can_bank(model: nn.Module) -> bool:

@@ -74,8 +74,10 @@ def read(
     later = checkpointed and torch.is_grad_enabled()  # in the backward pass a layer runs again, without its hooks
     ends_early = "logits" not in sites and not isinstance(model, DistributedDataParallel)
 
+    aligned = batch.aligned_mask.nonzero(as_tuple=True)
+
     def at_positions(output_BTD: Tensor) -> Tensor:
-        return output_BTD[:, output_BTD.shape[1] - batch.input_ids.shape[1] :][batch.aligned_mask]
+        return output_BTD[:, output_BTD.shape[1] - batch.input_ids.shape[1] :][aligned]
 
     def keep(site: Site, output: Any) -> None:
         nonlocal n_missing
