@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -211,16 +212,14 @@ class Encoder:
 
     def collate(self, rows: Sequence[Tokens], positions: Positions = "response") -> TokenBatch:
         """Pad on the right: a causal model then computes real positions as if there were no padding."""
-        width = max(len(row.ids) for row in rows)
-        input_ids = torch.full((len(rows), width), self.pad_id)
-        attention_mask = torch.zeros((len(rows), width), dtype=torch.long)
-        labels = torch.full((len(rows), width), IGNORED)
-        aligned_mask = torch.zeros((len(rows), width), dtype=torch.bool)
+        shape = len(rows), max(len(row.ids) for row in rows)
+        input_ids, attention_mask = np.full(shape, self.pad_id), np.zeros(shape, np.int64)
+        labels, aligned_mask = np.full(shape, IGNORED), np.zeros(shape, np.bool_)
         for i, row in enumerate(rows):
             n = len(row.ids)
-            input_ids[i, :n] = torch.tensor(row.ids)
+            input_ids[i, :n] = row.ids
             attention_mask[i, :n] = 1
             labels[i, n - row.n_response : n] = input_ids[i, n - row.n_response : n]
             aligned = row.aligned(positions)
             aligned_mask[i, aligned.start : aligned.stop] = True
-        return TokenBatch(input_ids, attention_mask, labels, aligned_mask)
+        return TokenBatch(*map(torch.from_numpy, (input_ids, attention_mask, labels, aligned_mask)))
