@@ -49,7 +49,7 @@ def run(quick: bool) -> list[Row]:
     one = "collect, 128 queries behind the same 16 demos: beside whole prompts, a row at a time"
     found.append(beside(one, ours, lambda: plain_collect(lm, rows), 5, repeats, alike))
 
-    train = examples("mood", 8)
+    train = examples("mood", 16)
     unending = Task(None, separator="~", max_new_tokens=200)
     asked = [replace(prompt, response="") for prompt in prompts("mood", train, Contexts(tuple(train)))]
     rows = [lm.encoder.encode(prompt) for prompt in asked]
@@ -65,6 +65,6 @@ def run(quick: bool) -> list[Row]:
                     found[i] = part
         return found
 
-    name = "collect, generated responses of 200 tokens: beside a full forward for each token"
-    found.append(beside(name, generated, lambda: plain_generate(lm, rows, 200), 20, repeats, alike))
+    name = "collect, generated responses of 200 tokens, N=16: beside a full forward for each token"
+    found.append(beside(name, generated, lambda: plain_generate(lm, rows, 200), 20, 3, alike))
     return found
