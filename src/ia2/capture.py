@@ -8,11 +8,11 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from transformers import Cache
 
 from ia2.anatomy import Anatomy
 from ia2.errors import IA2Error, choose
+from ia2.processes import is_shared
 from ia2.prompt import Positions, TokenBatch, Tokens
 
 Site = Literal["attn_out", "head_out", "mlp_out", "neurons", "hidden", "logits"]
@@ -49,7 +49,8 @@ def read(
 
     Activations are those at the `aligned_mask` of the batch, logits those at the P positions that predict a response
     token: the head is applied to these alone. Without `logits`, the pass ends behind the last site that is read: no
-    head, nothing that no site needs. Hooks are removed on every way out. Differentiable; in the model's own precision.
+    head, nothing that no site needs; where processes share the weights it goes to the end, of no logits. Hooks are
+    removed on every way out. Differentiable; in the model's own precision.
 
     Args:
         model: the model to call: `anatomy.base`, or a wrapper that shares its modules (PEFT, DDP). Tokens that it adds
@@ -72,7 +73,8 @@ def read(
     layer_modules = (anatomy.base.get_submodule(path) for path in anatomy.layers)
     checkpointed = any(getattr(module, "gradient_checkpointing", False) for module in layer_modules)
     later = checkpointed and torch.is_grad_enabled()  # in the backward pass a layer runs again, without its hooks
-    ends_early = "logits" not in sites and not isinstance(model, DistributedDataParallel)
+    shared = is_shared(anatomy.base) or hasattr(model, "module")  # the latter of DDP and DeepSpeed
+    ends_early = "logits" not in sites and not shared
 
     def at_positions(output_BTD: Tensor) -> Tensor:
         return output_BTD[:, output_BTD.shape[1] - batch.input_ids.shape[1] :][batch.aligned_mask]
@@ -115,6 +117,10 @@ def read(
             values[site] = torch.stack([at_positions(output) for output in acts] if later else acts, dim=1)
     if "logits" in sites:
         values["logits"] = out.logits[0]
+    elif out is not None and out.logits.requires_grad:
+        # Layers whose weights were let go fetch them again as a gradient reaches what they gave: so one must reach the
+        # end, of no logits at all.
+        values = {site: acts + out.logits.sum().to(acts.dtype) for site, acts in values.items()}
     return values
 
 
