@@ -49,7 +49,7 @@ def read(
 
     Activations are those at the `aligned_mask` of the batch, logits those at the P positions that predict a response
     token: the head is applied to these alone. Without `logits`, the pass ends behind the last site that is read: no
-    head, nothing that no site needs; where processes share the weights it goes to the end, of no logits. Hooks are
+    head, nothing that no site needs; where several processes train it goes to the end, of no logits. Hooks are
     removed on every way out. Differentiable; in the model's own precision.
 
     Args:
@@ -73,8 +73,8 @@ def read(
     layer_modules = (anatomy.base.get_submodule(path) for path in anatomy.layers)
     checkpointed = any(getattr(module, "gradient_checkpointing", False) for module in layer_modules)
     later = checkpointed and torch.is_grad_enabled()  # in the backward pass a layer runs again, without its hooks
-    shared = is_shared(anatomy.base) or hasattr(model, "module")  # the latter of DDP and DeepSpeed
-    ends_early = "logits" not in sites and not shared
+    several = is_shared(anatomy.base) or hasattr(model, "module")  # FSDP, or the wrapper of DDP and DeepSpeed
+    ends_early = "logits" not in sites and not several
 
     def at_positions(output_BTD: Tensor) -> Tensor:
         return output_BTD[:, output_BTD.shape[1] - batch.input_ids.shape[1] :][batch.aligned_mask]
@@ -118,8 +118,8 @@ def read(
     if "logits" in sites:
         values["logits"] = out.logits[0]
     elif out is not None and out.logits.requires_grad:
-        # Layers whose weights were let go fetch them again as a gradient reaches what they gave: so one must reach the
-        # end, of no logits at all.
+        # A gradient, of no logits at all, must come from the end: FSDP fetches the weights of a layer again as one
+        # reaches what the layer gave, and DDP waits for one of every weight of the adapter.
         values = {site: acts + out.logits.sum().to(acts.dtype) for site, acts in values.items()}
     return values
 

@@ -46,10 +46,6 @@ class StageTrainer(Trainer):
         self.epoch = Epoch(jobs, args.world_size)
         with patch_environment(ACCELERATE_USE_FSDP="false"):  # `load_model` has shared the weights already
             super().__init__(lm.model, args, self.collate, train_dataset=self.epoch, eval_dataset=jobs[0].dev)
-        if args.world_size > 1 and not self.is_deepspeed_enabled:
-            # Every process has the whole adapter, and the Trainer is to average its gradients: those of
-            # DistributedDataParallel would wait for weights that the stage's loss does not reach.
-            self.is_distributed_loading_by_transformers = True
         self.remove_callback(PrinterCallback)
         vars(self.accelerator)["free_memory"] = lambda: []  # it is new; looking for garbage takes as long as ten steps
         self.model_accepts_loss_kwargs = True  # so that the Trainer counts the positions of the whole update
