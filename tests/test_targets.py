@@ -34,7 +34,7 @@ def test_parts_have_the_values_of_the_whole(lm: LanguageModel, tmp_path: Path) -
         parts = collect(lm, prompts_of(), SELECTION, tmp_path)
         for site in SELECTION.sites:
             assert [len(a) for a in parts.values[site]] == [len(b) for b in whole.values[site]]
-            torch.testing.assert_close(torch.cat(parts.values[site]), torch.cat(whole.values[site]))
+            torch.testing.assert_close(list(parts.values[site]), list(whole.values[site]))
     (folder,) = tmp_path.iterdir()
     assert len(list(folder.iterdir())) in (3, 4)
 
@@ -57,7 +57,7 @@ def test_what_is_there_is_not_computed_again(
 
     monkeypatch.setattr("ia2.targets.passes", counted)
     collect(lm, prompts_of(), SELECTION, tmp_path)
-    assert seen == [int(paths[2].stem) - int(paths[1].stem)]
+    assert [n for n in seen if n] == [int(paths[2].stem) - int(paths[1].stem)]
     assert [path.read_bytes() for path in paths] == before
 
 

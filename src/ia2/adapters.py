@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModel, PeftType, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import (
+    PeftConfig,
+    PeftModel,
+    PeftType,
+    PromptLearningConfig,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.tuners.cartridge.utils import initialize_kv_prefix_from_past_key_values
 from peft.utils.save_and_load import load_peft_weights
@@ -23,9 +31,11 @@ from ia2.anatomy import Anatomy
 from ia2.errors import IA2Error, choose
 from ia2.files import damaged, read_json, sha256, write_json, written_aside
 from ia2.models import LanguageModel
+from ia2.processes import is_shared
 from ia2.prompt import Prompt
 
 N_VIRTUAL = 8
+PROMPT_LEARNING = {name for name, kind in PEFT_TYPE_TO_CONFIG_MAPPING.items() if issubclass(kind, PromptLearningConfig)}
 WEIGHTS = ("model.safetensors", "adapter_model.safetensors")  # of a whole model, of an adapter
 
 
@@ -220,6 +230,8 @@ def new_adapter(
         IA2Error: unknown name or option, or an adapter that this model cannot take.
     """
     set_seed(seed)
+    if is_shared(lm.base) and (name == "full" or find_adapter(name).peft_type in PROMPT_LEARNING):
+        raise IA2Error(f"the adapter '{name}' needs whole weights, and here processes share them (FSDP); choose lora")
     if start:
         _whole(start)
     if name == "full":

@@ -8,11 +8,11 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from transformers import Cache
 
 from ia2.anatomy import Anatomy
 from ia2.errors import IA2Error, choose
+from ia2.processes import is_shared
 from ia2.prompt import Positions, TokenBatch, Tokens
 
 Site = Literal["attn_out", "head_out", "mlp_out", "neurons", "hidden", "logits"]
@@ -49,7 +49,8 @@ def read(
 
     Activations are those at the `aligned_mask` of the batch, logits those at the P positions that predict a response
     token: the head is applied to these alone. Without `logits`, the pass ends behind the last site that is read: no
-    head, nothing that no site needs. Hooks are removed on every way out. Differentiable; in the model's own precision.
+    head, nothing that no site needs; where several processes train it goes to the end, of no logits. Hooks are
+    removed on every way out. Differentiable; in the model's own precision.
 
     Args:
         model: the model to call: `anatomy.base`, or a wrapper that shares its modules (PEFT, DDP). Tokens that it adds
@@ -72,7 +73,8 @@ def read(
     layer_modules = (anatomy.base.get_submodule(path) for path in anatomy.layers)
     checkpointed = any(getattr(module, "gradient_checkpointing", False) for module in layer_modules)
     later = checkpointed and torch.is_grad_enabled()  # in the backward pass a layer runs again, without its hooks
-    ends_early = "logits" not in sites and not isinstance(model, DistributedDataParallel)
+    several = is_shared(anatomy.base) or hasattr(model, "module")  # FSDP, or the wrapper of DDP and DeepSpeed
+    ends_early = "logits" not in sites and not several
 
     aligned = batch.aligned_mask.nonzero(as_tuple=True)
 
@@ -117,6 +119,10 @@ def read(
             values[site] = torch.stack([at_positions(output) for output in acts] if later else acts, dim=1)
     if "logits" in sites:
         values["logits"] = out.logits[0]
+    elif out is not None and out.logits.requires_grad:
+        # A gradient, of no logits at all, must come from the end: FSDP fetches the weights of a layer again as one
+        # reaches what the layer gave, and DDP waits for one of every weight of the adapter.
+        values = {site: acts + out.logits.sum().to(acts.dtype) for site, acts in values.items()}
     return values
 
 

@@ -405,6 +405,8 @@ def _show(metrics: dict[str, Any], folder: Path) -> None:
 
 def main() -> None:
     """Entry point of the `ia2` command."""
+    if os.environ.get("RANK", "0") != "0":  # of several processes, the first alone prints
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:

@@ -4,29 +4,49 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from ia2.errors import IA2Error
+from ia2.processes import processes
 
 
 @contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`, a file's or a folder's, renamed to `path` if the block succeeds.
 
+    Of several processes, which all come here, the main one's is kept: it appears once all have written, and none goes
+    on before it is there.
+
     Raises:
         IA2Error: it cannot be written: the disk is full, or the folder is read-only.
     """
+    group = processes()
+    if group.is_main_process:
+        with written_alone(path, group.wait_for_everyone) as aside:
+            yield aside
+    else:
+        with TemporaryDirectory() as folder:
+            yield Path(folder) / path.name
+        group.wait_for_everyone()
+    group.wait_for_everyone()
+
+
+@contextmanager
+def written_alone(path: Path, before: Callable[[], None] = lambda: None) -> Iterator[Path]:
+    """As `written_aside`, of a file or folder that this process writes without the others; `before` it is renamed."""
     aside = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove(aside)
         yield aside
+        before()
         os.replace(aside, path)
     except (OSError, SafetensorError) as error:  # safetensors gives its own where the disk is full
         raise _unwritable(path, error) from error
@@ -47,11 +67,14 @@ def damaged(path: Path, why: object, remove: Path | None = None) -> IA2Error:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Within the block the folder is this process's; the lock goes with the process, however that ends.
+    """Within the block the folder is this process's, and of those that run with it; the lock goes with the process.
 
     Raises:
         IA2Error: another process has it, or it is read-only.
     """
+    if not processes().is_main_process:
+        yield
+        return
     lock = FileLock(folder / ".lock", timeout=0)
     try:
         lock.acquire()

@@ -15,6 +15,8 @@ from transformers import TrainingArguments
 from ia2.bank import Weights
 from ia2.capture import Site
 from ia2.losses import mean_square
+from ia2.passes import NO_ROW
+from ia2.processes import processes
 from ia2.prompt import Tokens
 from ia2.targets import Targets
 
@@ -30,7 +32,8 @@ class TrainingSettings:
     Attributes:
         learning_rate: of Adam, constant.
         num_train_epochs: at most so many.
-        per_device_train_batch_size: rows a step and device; the effective batch is this times accumulation.
+        per_device_train_batch_size: rows a step; processes share them, so that the effective batch is this times
+            accumulation, however many there are.
         gradient_accumulation_steps: micro-batches an update; changes memory, not results.
         eval_steps: updates between two looks at the development rows.
         early_stopping_patience: looks without a better value before stopping.
@@ -53,28 +56,34 @@ class Rows(Dataset[Item]):
     """Student rows, each with the teacher's values; `renew(epoch)`, if given, yields other values for a later epoch."""
 
     def __init__(self, rows: Sequence[Tokens], targets: Targets, renew: Callable[[int], Targets] | None = None):
-        self.rows, self.renew = list(rows), renew
-        self.items = self._items(targets)
+        self.rows, self.targets, self.renew = list(rows), targets, renew
 
-    def _items(self, targets: Targets) -> list[Item]:
-        return [(row, {site: values[i] for site, values in targets.values.items()}) for i, row in enumerate(self.rows)]
+    @property
+    def items(self) -> list[Item]:
+        """All of them."""
+        return [self[i] for i in range(len(self))]
 
     def begin(self, epoch: int) -> None:
         """Called before every epoch; epoch 0 has the values given."""
         if self.renew:
-            self.items = self._items(self.renew(epoch))
+            self.targets = self.renew(epoch)
 
     def __len__(self) -> int:
-        return len(self.items)
+        return len(self.rows)
 
     def __getitem__(self, i: int) -> Item:
-        return self.items[i]
+        return self.rows[i], {site: values[i] for site, values in self.targets.values.items()}
+
+    @property
+    def nothing(self) -> Item:
+        """A row that counts for nothing."""
+        return NO_ROW, {site: values[:0] for site, values in self[0][1].items()}
 
     def power(self, site: Site) -> Tensor:
         """The teacher's mean square activation per layer over all rows, (L,); in float64, a part of them at a time."""
         total_L, n = torch.zeros((), dtype=torch.float64), 0
         for start in range(0, len(self), 256):
-            acts_PLD = torch.cat([targets[site] for _, targets in self.items[start : start + 256]])
+            acts_PLD = torch.cat(list(self.targets.values[site][start : start + 256]))
             total_L, n = total_L + mean_square(acts_PLD).double() * len(acts_PLD), n + len(acts_PLD)
         return (total_L / n).float()
 
@@ -101,10 +110,19 @@ class Job:
 
 
 class Epoch(Dataset[list[Item]]):
-    """Of each job one row: the i-th in the order that the job's seed gives to this epoch."""
+    """Of each job one row: the i-th in the order that the job's seed gives to this epoch.
 
-    def __init__(self, jobs: Sequence[Job]):
+    Several processes share every batch of the settings, in equal parts: `NO_ROW` fills it up.
+    """
+
+    def __init__(self, jobs: Sequence[Job], n_processes: int = 1):
         self.jobs = jobs
+        n, batch = len(jobs[0].train), jobs[0].settings.per_device_train_batch_size
+        filled = share(batch, n_processes) * n_processes if n_processes > 1 else 0
+        self.places: list[int | None] = []
+        for start in range(0, n, batch):
+            places = range(start, min(start + batch, n))
+            self.places += [*places, *[None] * (filled - len(places))]
         self.begin(0)
 
     def begin(self, epoch: int) -> None:
@@ -112,13 +130,21 @@ class Epoch(Dataset[list[Item]]):
         for rows in {id(job.train): job.train for job in self.jobs}.values():
             rows.begin(epoch)
         seeds = [[job.settings.seed, epoch] for job in self.jobs]
-        self.orders = [np.random.default_rng(seed).permutation(len(self)) for seed in seeds]
+        self.orders = [np.random.default_rng(seed).permutation(len(self.jobs[0].train)) for seed in seeds]
 
     def __len__(self) -> int:
-        return len(self.jobs[0].train)
+        return len(self.places)
 
     def __getitem__(self, i: int) -> list[Item]:
-        return [job.train[order[i]] for job, order in zip(self.jobs, self.orders, strict=True)]
+        place = self.places[i]
+        if place is None:
+            return [job.train.nothing for job in self.jobs]
+        return [job.train[order[place]] for job, order in zip(self.jobs, self.orders, strict=True)]
+
+
+def share(batch_size: int, n_processes: int) -> int:
+    """Rows of a batch that each process takes."""
+    return -(-batch_size // n_processes)
 
 
 def arguments(settings: TrainingSettings, folder: Path, has_dev: bool) -> TrainingArguments:
@@ -127,7 +153,7 @@ def arguments(settings: TrainingSettings, folder: Path, has_dev: bool) -> Traini
         output_dir=str(folder),
         learning_rate=settings.learning_rate,
         num_train_epochs=settings.num_train_epochs,
-        per_device_train_batch_size=settings.per_device_train_batch_size,
+        per_device_train_batch_size=share(settings.per_device_train_batch_size, processes().num_processes),
         gradient_accumulation_steps=settings.gradient_accumulation_steps,
         optim="adamw_torch_fused",
         weight_decay=0.0,

@@ -16,6 +16,7 @@ from ia2.files import read_jsonl, write_json, write_jsonl
 from ia2.jobs import Rows
 from ia2.methods import Stage
 from ia2.models import LanguageModel
+from ia2.processes import shared_out
 from ia2.progress import say
 from ia2.prompt import build_prompt
 from ia2.targets import Targets, collect
@@ -93,7 +94,7 @@ class Lessons:
         if n := self.config.sample_responses:
             texts = sampled_answers(self.lm, self.task, examples, teacher, n, self.config.seed)
             return [replace(e, response=text) for e, of in zip(examples, texts, strict=True) for text in of]
-        given = answer(self.lm, self.task, examples, teacher)
+        given = shared_out(examples, lambda share: answer(self.lm, self.task, share, teacher))
         return [replace(e, response=a.text) for e, a in zip(examples, given, strict=True)]
 
     def look_at_teacher(self) -> None:
@@ -122,9 +123,9 @@ class Lessons:
             say(f"teacher: no better for its context, so aligning to it can hardly help: {figures}")
 
 
-def _averaged(site: Site, values: list[torch.Tensor], n: int) -> list[torch.Tensor]:
+def _averaged(site: Site, values: Sequence[torch.Tensor], n: int) -> list[torch.Tensor]:
     """Over each n in a row: activations themselves; of logits, the log of the mean probabilities."""
-    groups = [torch.stack(values[i : i + n]).float() for i in range(0, len(values), n)]
+    groups = [torch.stack(list(values[i : i + n])).float() for i in range(0, len(values), n)]
     if site == "logits":
         return [group.log_softmax(-1).logsumexp(0) for group in groups]
     return [group.mean(0) for group in groups]

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import patch_environment  # type: ignore[import-untyped]
 from huggingface_hub.errors import StrictDataclassError
 from peft import PeftModel
 from safetensors import SafetensorError
+from torch import Tensor
+from torch.distributed.tensor import DTensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -21,11 +24,13 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.distributed.configuration_utils import DistributedConfig
 
 from ia2 import world
 from ia2.anatomy import Anatomy, find_anatomy
 from ia2.chat import Chat
 from ia2.errors import IA2Error, choose
+from ia2.processes import processes, shares_weights
 from ia2.prompt import Encoder
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -69,7 +74,7 @@ class LanguageModel:
             own = name.replace(".base_layer", "")
             if own in self._own:
                 digest.update(f"{own} {weight.dtype} {tuple(weight.shape)}".encode())
-                digest.update(weight.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().data)
+                digest.update(_whole(weight).cpu().reshape(-1).contiguous().view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
 
@@ -89,7 +94,8 @@ def load_model(
 
     Args:
         name: which model.
-        device: where to put it; by default an accelerator if there is one.
+        device: where to put it; by default this process's accelerator if there is one. With `accelerate launch
+            --use_fsdp` every process holds a part of each weight.
         dtype: `float32`, `bfloat16` or `float16`; by default as it was saved.
         quantization: `4bit` or `8bit`, by bitsandbytes.
         attn_implementation: as transformers names it: `sdpa`, `eager`, `flash_attention_2`, ...
@@ -102,27 +108,28 @@ def load_model(
     """
     path = str(world.MODELS.get(name, name))
     _check_folder(path)
-    if device is None:
-        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        device = str(accelerator or "cpu")
+    device = device or str(processes().device)
     _check_device(device)
     torch_dtype = "auto" if dtype is None else getattr(torch, choose("dtype", dtype, DTYPES))
     quantizer = _quantization(quantization)
+    shares = DistributedConfig(fsdp_size=processes().num_processes) if shares_weights() else None
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
         _without_noise(config)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            path,
-            config=config,
-            dtype=torch_dtype,
-            device_map={"": device},
-            quantization_config=quantizer,
-            attn_implementation=attn_implementation,
-            trust_remote_code=trust_remote_code,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,  # they are an error below
-            output_loading_info=True,
-        )
+        with patch_environment(ACCELERATE_USE_FSDP="false"):  # each process reads its share, and no more
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                path,
+                config=config,
+                dtype=torch_dtype,
+                device_map={"": device},
+                distributed_config=shares,
+                quantization_config=quantizer,
+                attn_implementation=attn_implementation,
+                trust_remote_code=trust_remote_code,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,  # they are an error below
+                output_loading_info=True,
+            )
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
     except ImportError as error:
         raise IA2Error(f"the model '{name}' needs a package that is not installed: {_line(error)}") from error
@@ -143,6 +150,11 @@ def load_model(
             "...); expected both as save_pretrained wrote them"
         )
     return wrap_model(base, tokenizer, chat)
+
+
+def _whole(weight: Tensor) -> Tensor:
+    """A weight of which every process may hold a part."""
+    return weight.full_tensor() if isinstance(weight, DTensor) else weight.detach()
 
 
 def _check_device(device: str) -> None:

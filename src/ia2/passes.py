@@ -10,10 +10,12 @@ from transformers import Cache, DynamicCache
 
 from ia2.capture import Site, read
 from ia2.models import LanguageModel
+from ia2.processes import is_shared, most
 from ia2.prompt import Positions, TokenBatch, Tokens
 
 TOKENS_PER_BATCH = 8192
 PREFIX_TOKENS = 32  # a shared beginning shorter than this is not worth a pass of its own
+NO_ROW = Tokens((0,), 0, 0)  # without a response: nothing is read, nothing counts
 
 
 def passes(
@@ -29,16 +31,23 @@ def passes(
     The values are those of `ia2.read` on each row whole; but where all rows begin with the same tokens, as with the
     same demos for every query, these run once and the rest of every row attends to their keys and values.
 
+    Where processes share the weights, each calls this with rows of its own, or none, and all make as many passes.
+
     Yields:
         Indices of the rows in a batch, the batch (without what is shared), and its values.
     """
     n = shared_prefix(lm, rows)
-    cache = prefill(lm, rows[0].ids[:n]) if n else None
     rest = [replace(row, ids=row.ids[n:]) for row in rows]
-    for chosen in batches(rest, max_tokens, n):
+    chosen_rows = list(batches(rest, max_tokens, n))
+    n_passes = len(chosen_rows) + bool(n)
+    n_others = most(n_passes) - n_passes if is_shared(lm.base) else 0
+    cache = prefill(lm, rows[0].ids[:n]) if n else None
+    for chosen in chosen_rows:
         batch = lm.encoder.collate([rest[i] for i in chosen], positions).to(lm.device)
         prefix = repeated(cache, len(chosen)) if cache else None
         yield chosen, batch, read(lm.model, lm.anatomy, batch, sites, layers, prefix)
+    for _ in range(n_others):
+        read(lm.model, lm.anatomy, lm.encoder.collate([NO_ROW]).to(lm.device), ())
 
 
 def shared_prefix(lm: LanguageModel, rows: Sequence[Tokens]) -> int:

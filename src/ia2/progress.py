@@ -1,12 +1,13 @@
 """Progress on standard error: bars on a terminal, and one line for each thing done anywhere."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-console = Console(stderr=True, highlight=False)
+console = Console(stderr=True, highlight=False, quiet=os.environ.get("RANK", "0") != "0")  # of processes, the first
 _bars = Progress(
     TextColumn("{task.description}"),
     BarColumn(),

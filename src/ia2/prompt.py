@@ -6,6 +6,7 @@ V vocabulary, N rows.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal, get_args
 
 import numpy as np
@@ -22,6 +23,7 @@ IGNORED = -100
 ANCHORS = ("\n", "a", ":", "0")  # what a piece is tokenised behind, where tokenizers put a space before their text
 Positions = Literal["response", "first", "query"]
 POSITIONS: tuple[Positions, ...] = get_args(Positions)
+N_PIECES = 2**14  # whose ids are remembered
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class Tokens:
         start = end - self.n_response
         if positions == "query":
             return range(start + 1 - self.n_query, end)
-        return range(start, start + 1 if positions == "first" else end)
+        return range(start, min(start + 1, end) if positions == "first" else end)
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ class TokenBatch:
 
 
 class Encoder:
-    """Tokenises prompts piece by piece; a piece met before is not tokenised again."""
+    """Tokenises prompts piece by piece; a piece met lately is not tokenised again."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int, chat: Chat = "none"):
         self.tokenizer = tokenizer
@@ -133,7 +135,7 @@ class Encoder:
         self._adds_space = self._ids("\na")[len(self._ids("\n")) :] != bare
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         self.pad_id: int = pad if pad is not None else 0
-        self._pieces: dict[str, list[int]] = {}
+        self._cached = lru_cache(N_PIECES)(self._piece)
 
     def pieces(self, prompt: Prompt) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
         """Of context, query and response: as the prompt has them, or as the chat template renders them."""
@@ -157,9 +159,10 @@ class Encoder:
 
     def piece(self, text: str) -> list[int]:
         """Ids of a piece of text as they are behind other text: no special tokens, and no space that is not there."""
-        if text not in self._pieces:
-            self._pieces[text] = self._behind_anchor(text) if self._adds_space and text else self._ids(text)
-        return self._pieces[text]
+        return self._cached(text)
+
+    def _piece(self, text: str) -> list[int]:
+        return self._behind_anchor(text) if self._adds_space and text else self._ids(text)
 
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -35,6 +36,7 @@ from ia2.files import damaged, locked, read_json, read_jsonl, write_json, write_
 from ia2.jobs import Job, TrainingResult, TrainingSettings, best_of
 from ia2.lessons import SPLITS, Lessons
 from ia2.models import LanguageModel, load_model
+from ia2.processes import processes, shared_out
 from ia2.progress import say
 from ia2.prompt import build_prompt
 from ia2.results import write_results
@@ -140,7 +142,7 @@ class Run:
             write_jsonl(aside / "examples.jsonl", self._rows())
             write_json(aside / "environment.json", environment())
             write_text(aside / "config.yaml", yaml.safe_dump(self.config.model_dump(mode="json"), sort_keys=False))
-            if self.folder.exists():
+            if processes().is_main_process and self.folder.exists():
                 self.folder.rmdir()
 
     def _rows(self) -> Iterator[dict[str, Any]]:
@@ -275,8 +277,9 @@ class Run:
         lm = lm or self.load_model()
         variants = self.variants(self.contexts(lm))
         with locked(self.folder), loaded_adapters(lm, self.adapters):
-            predictions = evaluate(lm, self.task(), test, variants, reference=variants[1])
-        by_name = {v.name: [p for p in predictions if p.variant == v.name] for v in variants}
+            found = shared_out(test, lambda share: evaluate(lm, self.task(), share, variants, reference=variants[1]))
+        by_name = {v.name: [p for p in found if p.variant == v.name] for v in variants}
+        predictions = [p for rows in by_name.values() for p in rows]
         result, base = by_name[self.config.result], {name: by_name[name] for name in ("zero-shot", "icl")}
         metrics = {
             "test_sha256": key,
@@ -297,7 +300,8 @@ class Run:
         lm = lm or self.load_model()
         name = self.config.result
         with loaded_adapters(lm, {name: self.adapters[name]}):
-            return answer(lm, self.task(), [Example(query) for query in queries], Variant("", adapter=name))
+            work = partial(answer, lm, self.task(), variant=Variant("", adapter=name))
+            return shared_out([Example(query) for query in queries], work)
 
     def trained(self) -> dict[str, Path]:
         """The adapter folders, once all of them are there.

@@ -2,11 +2,15 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from array import array
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -14,57 +18,94 @@ from torch import Tensor
 
 from ia2.adapters import using
 from ia2.capture import BEFORE, Selection, Site, paths
-from ia2.files import damaged, written_aside
+from ia2.files import damaged, written_alone
 from ia2.models import LanguageModel
 from ia2.passes import passes
+from ia2.processes import processes
 from ia2.progress import step
 from ia2.prompt import Prompt, Tokens
 
 SHARD_BYTES = 2**26  # of targets that are in memory while they are collected
 
 
+class Parts(Sequence[Tensor]):
+    """Rows of different sizes that lie in tensors one after the other; each is a view, made as it is asked for."""
+
+    def __init__(self, wholes: Sequence[Tensor], sizes: Sequence[Sequence[int]]):
+        """Of each whole, the sizes of its rows."""
+        self._wholes = wholes
+        self._ends = [np.cumsum([0, *of]) for of in sizes]
+        self._starts = np.cumsum([0, *(len(of) for of in sizes)])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, i: Any) -> Any:
+        if isinstance(i, slice):
+            return [self[k] for k in range(*i.indices(len(self)))]
+        i = range(len(self))[i]
+        k = bisect_right(self._starts, i) - 1
+        start, end = self._ends[k][i - self._starts[k] :][:2]
+        return self._wholes[k][start:end]
+
+
 @dataclass(frozen=True)
 class Targets:
     """What the teacher did, by site and row: (positions, L, D) of activations, (R, V) of `logits`."""
 
-    values: dict[Site, list[Tensor]]
+    values: Mapping[Site, Sequence[Tensor]]
 
 
 @torch.no_grad()
-def collect(lm: LanguageModel, prompts: Sequence[Prompt], selection: Selection, folder: Path | None = None) -> Targets:
+def collect(
+    lm: LanguageModel, prompts: Collection[Prompt], selection: Selection, folder: Path | None = None
+) -> Targets:
     """Run the base model over teacher prompts, each with its response, and keep what is selected.
 
     Args:
         lm: its base model is the teacher; an adapter that is attached is switched off.
-        prompts: with responses.
+        prompts: with responses; gone through twice, and never held all at once.
         selection: what to keep, in the model's own precision.
         folder: where to keep it, in a folder named by a hash of everything that determines it (weights, precision,
             token ids, selection), as safetensors of `SHARD_BYTES` each. Those that are there are not computed again;
-            the values are memory-mapped, so that memory does not grow with the number of rows.
+            the values are memory-mapped, so that memory does not grow with the number of rows. Several processes
+            compute every n-th of them each, and read all.
 
     Raises:
         IA2Error: a file that is there was cut off or changed; names it.
     """
-    rows = [lm.encoder.encode(prompt) for prompt in prompts]
-    place = folder / _key(lm, rows, selection) if folder else None
-    values: dict[Site, list[Tensor]] = {site: [] for site in selection.sites}
-    with step("collect", len(rows)) as advance, using(lm, None):
-        for start, part in _shards(lm, rows, selection):
-            flat = _shard(lm, part, selection, place / f"{start:09d}.safetensors" if place else None)
+    place = folder / _key(lm, prompts, selection) if folder else None
+    n, own = processes().num_processes, processes().process_index
+    shards: list[dict[str, Tensor]] = []
+    paths: list[Path] = []
+    sizes: dict[Site, list[Sequence[int]]] = {site: [] for site in selection.sites}
+    with step("collect", len(prompts)) as advance, using(lm, None):
+        for i, (start, rows) in enumerate(_shards(lm, prompts, selection)):
             for site in selection.sites:
-                values[site] += flat[site].split([selection.size(row, site) for row in part])
-            advance(len(part))
-    return Targets(values)
+                sizes[site].append(array("q", [selection.size(row, site) for row in rows]))
+            if place is None:
+                shards.append(_collect(lm, rows, selection))
+            else:
+                paths.append(place / f"{start:09d}.safetensors")
+                if i % n == own:
+                    _keep(lm, rows, selection, paths[-1])
+            advance(len(rows))
+        if place:
+            if own >= len(paths) % n > 0:
+                _keep(lm, (), selection, place)  # the others compute the last ones
+            processes().wait_for_everyone()
+            shards = [_read_shard(path) for path in paths]
+    return Targets({site: Parts([shard[site] for shard in shards], sizes[site]) for site in selection.sites})
 
 
-def _shard(lm: LanguageModel, rows: Sequence[Tokens], selection: Selection, path: Path | None) -> dict[str, Tensor]:
-    if path is None:
-        return _collect(lm, rows, selection)
-    if not path.is_file():
-        values = _collect(lm, rows, selection)
-        with written_aside(path) as aside:
-            save_file(values, aside, {"sha256": _digest(values)})
-    return _read_shard(path)
+def _keep(lm: LanguageModel, rows: Sequence[Tokens], selection: Selection, path: Path) -> None:
+    """Compute a shard, unless it is there, and write it; without rows, take part in what the others compute."""
+    if not rows or path.is_file():
+        deque(passes(lm, (), selection.sites))
+        return
+    values = _collect(lm, rows, selection)
+    with written_alone(path) as aside:
+        save_file(values, aside, {"sha256": _digest(values)})
 
 
 def _read_shard(path: Path) -> dict[str, Tensor]:
@@ -95,16 +136,21 @@ def _collect(lm: LanguageModel, rows: Sequence[Tokens], selection: Selection) ->
     return {site: torch.cat(values) for site, values in parts.items()}
 
 
-def _shards(lm: LanguageModel, rows: Sequence[Tokens], selection: Selection) -> Iterator[tuple[int, Sequence[Tokens]]]:
+def _shards(
+    lm: LanguageModel, prompts: Collection[Prompt], selection: Selection
+) -> Iterator[tuple[int, Sequence[Tokens]]]:
     """Rows in parts of at most `SHARD_BYTES`, or one row; with the number of the first."""
     start, size = 0, 0
-    for i, row in enumerate(rows):
+    rows: list[Tokens] = []
+    for row in map(lm.encoder.encode, prompts):
         own = n_bytes(lm, row, selection)
-        if i > start and size + own > SHARD_BYTES:
-            yield start, rows[start:i]
-            start, size = i, 0
+        if rows and size + own > SHARD_BYTES:
+            yield start, rows
+            start, size, rows = start + len(rows), 0, []
         size += own
-    yield start, rows[start:]
+        rows.append(row)
+    if rows:
+        yield start, rows
 
 
 def n_bytes(lm: LanguageModel, row: Tokens, selection: Selection) -> int:
@@ -123,8 +169,10 @@ def n_bytes(lm: LanguageModel, row: Tokens, selection: Selection) -> int:
     )
 
 
-def _key(lm: LanguageModel, rows: Sequence[Tokens], selection: Selection) -> str:
+def _key(lm: LanguageModel, prompts: Collection[Prompt], selection: Selection) -> str:
     layers = sorted(selection.layers) if selection.layers is not None else None
     what: list[Any] = [lm.fingerprint, str(lm.base.dtype), sorted(selection.sites), layers, selection.positions]
-    what.append([(row.ids, row.n_response, row.n_query) for row in rows])
-    return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:32]
+    digest = hashlib.sha256(json.dumps(what).encode())
+    for row in map(lm.encoder.encode, prompts):
+        digest.update(json.dumps([row.ids, row.n_response, row.n_query]).encode())
+    return digest.hexdigest()[:32]

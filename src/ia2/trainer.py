@@ -100,7 +100,10 @@ class IA2Trainer(StageTrainer):
         with peft_warnings_ignored():
             lm.model = get_peft_model(lm.base, peft_config or default_config(lm, "lora", {}, first))
         settings = TrainingSettings(
-            args.learning_rate, early_stopping_patience=args.early_stopping_patience, seed=args.seed
+            args.learning_rate,
+            per_device_train_batch_size=args.train_batch_size * args.world_size,
+            early_stopping_patience=args.early_stopping_patience,
+            seed=args.seed,
         )
         if dev is None:
             args.eval_strategy, args.eval_on_start = "no", False

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState  # type: ignore[import-untyped]
+from accelerate.utils import patch_environment  # type: ignore[import-untyped]
 from torch import Tensor, nn
 from torch.utils.data import SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -28,6 +28,7 @@ from ia2.losses import LOSSES, Scale, ce
 from ia2.methods import Stage
 from ia2.models import LanguageModel
 from ia2.passes import TOKENS_PER_BATCH, batches
+from ia2.processes import processes
 from ia2.progress import Advance, say, step
 from ia2.prompt import IGNORED, TokenBatch
 
@@ -43,8 +44,9 @@ class StageTrainer(Trainer):
     """
 
     def __init__(self, lm: LanguageModel, stage: Stage, jobs: Sequence[Job], bank: Bank, args: TrainingArguments):
-        self.epoch = Epoch(jobs)
-        super().__init__(lm.model, args, self.collate, train_dataset=self.epoch, eval_dataset=jobs[0].dev)
+        self.epoch = Epoch(jobs, args.world_size)
+        with patch_environment(ACCELERATE_USE_FSDP="false"):  # `load_model` has shared the weights already
+            super().__init__(lm.model, args, self.collate, train_dataset=self.epoch, eval_dataset=jobs[0].dev)
         self.remove_callback(PrinterCallback)
         vars(self.accelerator)["free_memory"] = lambda: []  # it is new; looking for garbage takes as long as ten steps
         self.model_accepts_loss_kwargs = True  # so that the Trainer counts the positions of the whole update
@@ -142,13 +144,14 @@ class StageTrainer(Trainer):
             raise RuntimeError("the Trainer did not count the positions of the update")
         sums_G2 = self.summed_losses(self._read(model, inputs, self.stage.sites), inputs)
         losses_G = (sums_G2 / num_items_in_batch[list(inputs["jobs"])]).sum(1)
+        of_all_G = self.accelerator.reduce(losses_G.detach())
         if not losses_G.requires_grad:
             raise IA2Error(
                 "the loss does not depend on what is trained: the layers that are aligned lie below the adapter's, "
                 "or activation checkpointing is reentrant (use_reentrant=False is needed)"
             )
         finite = []
-        for i, (g, value) in enumerate(zip(inputs["jobs"], losses_G.tolist(), strict=True)):
+        for i, (g, value) in enumerate(zip(inputs["jobs"], of_all_G.tolist(), strict=True)):
             self.records[g].loss += value
             if math.isfinite(value):
                 finite.append(i)
@@ -186,7 +189,10 @@ class StageTrainer(Trainer):
 
     @torch.no_grad()
     def dev_values(self) -> dict[int, tuple[float, float]]:
-        """The stage's loss over the development rows, and the value by the metric, of every running job."""
+        """The stage's loss over the development rows, and the value by the metric, of every running job.
+
+        Each process reads its share of the rows.
+        """
         model: nn.Module = self.model_wrapped
         model.eval()
         metric, jobs = self.settings.metric_for_best_model, list(self.running)
@@ -203,8 +209,10 @@ class StageTrainer(Trainer):
                 others_G += _sums(ce(student["logits"], ids_P, self._scale("logits", jobs, sizes)), sizes).cpu()
             elif metric == "accuracy":
                 others_G -= _sums((student["logits"].argmax(-1) == ids_P).float(), sizes).cpu()
+        sums = torch.cat([sums_G2, counts_G2, others_G[:, None]], 1).to(self.args.device)
+        sums_G2, counts_G2, others_G = self.accelerator.reduce(sums).cpu().tensor_split((2, 4), dim=1)
         losses_G = (sums_G2 / counts_G2).sum(1)
-        values_G = losses_G if metric == "loss" else others_G / counts_G2[:, 0]
+        values_G = losses_G if metric == "loss" else others_G[:, 0] / counts_G2[:, 0]
         return dict(zip(jobs, zip(losses_G.tolist(), values_G.tolist(), strict=True), strict=True))
 
     def _collated_dev(self, jobs: Sequence[int]) -> Iterator[dict[str, Any]]:
@@ -214,8 +222,11 @@ class StageTrainer(Trainer):
         ]
         by_rank = zip(*([row for row, _ in rows] for rows in sorted_rows), strict=True)
         longest = [max(same, key=lambda row: len(row.ids)) for same in by_rank]
-        for chosen in batches(longest, TOKENS_PER_BATCH // len(jobs)):
-            yield self._prepare_inputs(self._collated(jobs, [[rows[i] for i in chosen] for rows in sorted_rows]))
+        n, own = self.args.world_size, self.args.process_index
+        for chosen in batches(longest, n * TOKENS_PER_BATCH // len(jobs)):
+            parts = [[rows[i] for i in chosen[own::n]] for rows in sorted_rows]
+            nothing = [[of.nothing] for g in jobs if (of := self.jobs[g].dev)]
+            yield self._prepare_inputs(self._collated(jobs, parts if parts[0] else nothing))
 
 
 def _sums(values_P: Tensor, sizes: Sequence[int]) -> Tensor:
@@ -295,8 +306,7 @@ def train_jobs(
 def side_by_side(lm: LanguageModel, jobs: Sequence[Job]) -> Iterator[list[int]]:
     """Indices of jobs that are trained at once: of one shape, within `TOKENS_PER_BATCH` tokens a step."""
     shapes: dict[Any, list[int]] = {}
-    n_processes: int = PartialState().num_processes
-    together = can_bank(lm.model) and n_processes == 1  # gradients of a bank are not exchanged
+    together = can_bank(lm.model) and processes().num_processes == 1  # gradients of a bank are not exchanged
     for i, job in enumerate(jobs):
         shapes.setdefault(job.shape if together else i, []).append(i)
     for alike in shapes.values():

@@ -1,0 +1,167 @@
+"""A run on two processes, each with all weights or with its share of them (FSDP), ends as that of one process."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import random_model, reasoned_rows
+from safetensors.torch import load_file
+
+import ia2.targets
+from ia2.capture import Selection
+from ia2.cli import main
+from ia2.files import read_json, read_jsonl, write_json, write_jsonl
+from ia2.jobs import Epoch, Job, Rows, TrainingSettings
+from ia2.models import LanguageModel
+from ia2.prompt import Tokens
+from ia2.run import Run
+from ia2.targets import Targets
+from ia2.world.tokenizer import build_tokenizer
+
+SIZES = {"train": 7, "dev": 3, "test": 3, "unlabelled": 5}
+OPTIONS = {
+    "labels": "none",
+    "max_new_tokens": 4,
+    "layers": "first:2",  # so that the loss of a stage does not reach all of the adapter
+    "learning_rate": [1e-2, 3e-3],
+    "num_train_epochs": 2,
+    "per_device_train_batch_size": 3,  # an odd number, of 7 and 12 rows
+    "gradient_accumulation_steps": 2,
+}
+
+
+def prepare(folder: Path) -> None:
+    """A model, options and rows."""
+    random_model("llama").save_pretrained(folder / "model")
+    build_tokenizer().save_pretrained(folder / "model")
+    write_json(folder / "options.yaml", {"model": str(folder / "model"), **OPTIONS})
+    rows = [{"query": row.query, "response": row.response} for row in reasoned_rows(13)]
+    rows += [{"query": f"{row['query']} ", "response": None} for row in rows[:5]]
+    for split, n in SIZES.items():
+        write_jsonl(folder / f"{split}.jsonl", rows[:n])
+        rows = rows[n:]
+
+
+def train(folder: Path, name: str) -> None:
+    """By the command line."""
+    files = [f"--{split}={folder / split}.jsonl" for split in SIZES]
+    sys.argv = ["ia2", "train", f"--config={folder / 'options.yaml'}", f"--output={folder / name}", *files]
+    main()
+
+
+def program(folder: Path) -> None:
+    """What each of two processes does: both runs, with a note of what it computed and of the weights that it had."""
+    collect, load = ia2.targets._collect, Run.load_model
+    collected: list[int] = []
+    held: list[int] = []
+
+    def counted(lm: LanguageModel, rows: Sequence[Tokens], selection: Selection) -> Any:
+        collected.append(len(rows))
+        return collect(lm, rows, selection)
+
+    def loaded(run: Run) -> LanguageModel:
+        lm = load(run)
+        held[:] = [getattr(weight, "_local_tensor", weight).numel() for weight in lm.base.parameters()]
+        return lm
+
+    ia2.targets.SHARD_BYTES, ia2.targets._collect, Run.load_model = 4000, counted, loaded  # type: ignore[method-assign]
+    for kind in ("whole", "shared"):
+        os.environ["ACCELERATE_USE_FSDP"] = str(kind == "shared").lower()
+        collected.clear()
+        train(folder, kind)
+        note = {"collected": collected, "held": sum(held)}
+        (folder / f"{kind}{os.environ['RANK']}.json").write_text(json.dumps(note))
+
+
+LAUNCH = "-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --main_process_port 0"
+
+
+def test_two_processes_end_as_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare(tmp_path)
+    command = [sys.executable, *LAUNCH.split(), "--mixed_precision=no", "--dynamo_backend=no", __file__, str(tmp_path)]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-4000:]
+    monkeypatch.setattr("ia2.targets.SHARD_BYTES", 4000)
+    monkeypatch.setattr("sys.argv", [])
+    train(tmp_path, "one")
+    one = tmp_path / "one"
+    for kind in ("whole", "shared"):
+        two = tmp_path / kind
+        notes = [read_json(tmp_path / f"{kind}{rank}.json") for rank in "01"]
+        check_targets(one, two, [note["collected"] for note in notes])
+        check_trainings(one, two)
+        check_answers(one, two)
+        assert files(two, "*").keys() == files(one, "*").keys()  # nothing is left over
+        assert notes[0]["held"] == notes[1]["held"]
+    assert 2 * read_json(tmp_path / "shared0.json")["held"] == read_json(tmp_path / "whole0.json")["held"]
+    assert done.stderr.count("teacher: ") == done.stdout.count("adapter: ") == 2  # the main process alone speaks
+    assert done.stdout.count("report: ") == 2
+
+
+def check_targets(one: Path, two: Path, collected: list[list[int]]) -> None:
+    """The same bytes, and each row is computed once."""
+    targets = files(one, "targets/*/*")
+    assert len(targets) > 6
+    assert files(two, "targets/*/*") == targets
+    assert all(collected)
+    assert sum(map(sum, collected)) == SIZES["train"] + SIZES["unlabelled"] + SIZES["dev"]
+
+
+def check_trainings(one: Path, two: Path) -> None:
+    """Losses and weights are equal but for rounding."""
+    for stage in ("ia2", "ia2-sft"):
+        own, other = (folder / "adapters" / stage for folder in (one, two))
+        log, again = (
+            [line for of in read_json(path / "training.json")["trainings"] for line in of["log"]]
+            for path in (own, other)
+        )
+        assert len(log) > 8
+        for a, b in zip(log, again, strict=True):
+            assert b == pytest.approx(a, rel=1e-4)
+        weights, others = (load_file(path / "adapter_model.safetensors") for path in (own, other))
+        assert weights.keys() == others.keys()
+        for name, weight in weights.items():
+            torch.testing.assert_close(others[name], weight, rtol=1e-3, atol=1e-5)
+
+
+def check_answers(one: Path, two: Path) -> None:
+    """What the teacher says of unlabelled queries, and the predictions, in their order."""
+    assert files(two, "answered-*") == files(one, "answered-*")
+    own, other = (read_jsonl(folder / "predictions.jsonl") for folder in (one, two))
+    exact = ("variant", "query", "answer", "n_tokens")
+    assert [[row[key] for key in exact] for row in own] == [[row[key] for key in exact] for row in other]
+    for a, b in zip(own, other, strict=True):
+        assert b["nll"] == pytest.approx(a["nll"], rel=1e-3)
+        assert b["similarity"] == pytest.approx(a["similarity"], abs=1e-4)
+
+
+def files(folder: Path, pattern: str) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob(pattern) if path.is_file()}
+
+
+@pytest.mark.parametrize("n_processes", [1, 2, 3, 8])
+@pytest.mark.parametrize("batch_size", [1, 3, 4])
+def test_processes_share_every_batch_and_each_row_once(n_processes: int, batch_size: int) -> None:
+    rows = Rows(
+        [Tokens((i, i), 1, 1) for i in range(7)], Targets({"logits": [torch.full((1, 2), i) for i in range(7)]})
+    )
+    epoch = Epoch([Job({}, rows, None, TrainingSettings(1e-3, per_device_train_batch_size=batch_size))], n_processes)
+    own = -(-batch_size // n_processes)  # rows of a process
+    items = [item for [item] in (epoch[i] for i in range(len(epoch)))]
+    steps = [items[i : i + own * n_processes] for i in range(0, len(items), own * n_processes)]
+    counted = [[row.ids[0] for row, _ in step if row.n_response] for step in steps]
+    assert [len(step) for step in counted] == [min(batch_size, 7 - i) for i in range(0, 7, batch_size)]
+    assert sorted(i for step in counted for i in step) == list(range(7))
+    assert n_processes == 1 or {len(step) for step in steps} == {own * n_processes}
+    assert all(len(of["logits"]) == row.n_response for row, of in items)
+
+
+if __name__ == "__main__":
+    program(Path(sys.argv[1]))
