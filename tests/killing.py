@@ -7,13 +7,14 @@ from pathlib import Path
 
 from conftest import example_rows, random_model
 
+from ia2 import checkpoints
 from ia2.config import make_config
 from ia2.files import read_json, read_jsonl
 from ia2.run import Data, Run
 from ia2.world.tokenizer import build_tokenizer
 
 context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["ia2.run", "transformers.models.llama.modeling_llama"])
+context.set_forkserver_preload(["ia2.cli", "ia2.run", "transformers.models.llama.modeling_llama"])
 
 
 def job(folder: str, model: str) -> None:
@@ -25,6 +26,12 @@ def job(folder: str, model: str) -> None:
     run.evaluate(example_rows(8))
 
 
+def careful_job(folder: str, model: str) -> None:
+    """The same with a checkpoint behind every update."""
+    checkpoints.CHECKPOINT_SECONDS = 0.0
+    job(folder, model)
+
+
 def save_model(folder: Path) -> str:
     """A small random one."""
     random_model("llama").save_pretrained(folder)
@@ -32,13 +39,14 @@ def save_model(folder: Path) -> str:
     return str(folder)
 
 
-def kill(folder: Path, n_kills: int, seed: int) -> int:
+def kill(folder: Path, n_kills: int, seed: int) -> tuple[int, int]:
     """Kill the job at `n_kills` random moments, each time to go on with what it left; a job that ends is checked.
 
     Returns:
-        The number of jobs that ended, all of them with the bytes of an undisturbed one.
+        The number of jobs that ended, all of them with the bytes of an undisturbed one; and that of kills that left a
+        training behind its first update.
     """
-    rng, model, n_done = random.Random(seed), save_model(folder / "model"), 0
+    rng, model, n_done, n_inside = random.Random(seed), save_model(folder / "model"), 0, 0
     _run(folder / "undisturbed", model, None)
     began = time.perf_counter()
     _run(folder / "again", model, None)
@@ -47,17 +55,18 @@ def kill(folder: Path, n_kills: int, seed: int) -> int:
     while n_kills:
         if _run(folder / f"job{n_done}", model, rng.uniform(0, longest)):
             n_kills -= 1
+            n_inside += any(folder.glob(f"job{n_done}/checkpoints/*/*/checkpoint-*"))
         else:
             _check(folder / f"job{n_done}", folder / "undisturbed")
             n_done += 1
     _run(folder / f"job{n_done}", model, None)
     _check(folder / f"job{n_done}", folder / "undisturbed")
-    return n_done + 1
+    return n_done + 1, n_inside
 
 
 def _run(folder: Path, model: str, seconds: float | None) -> bool:
     """Whether the job was still at work after so many seconds, and was killed."""
-    process = context.Process(target=job, args=(str(folder), model))
+    process = context.Process(target=careful_job, args=(str(folder), model))
     process.start()
     process.join(seconds)
     at_work = process.is_alive()

@@ -408,7 +408,8 @@ def main() -> None:
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
-        app(standalone_mode=False)
+        if app(standalone_mode=False) == 130:  # typer's for Ctrl-C
+            raise KeyboardInterrupt
     except IA2Error as error:
         typer.echo(f"ia2: {error}", err=True)
         raise SystemExit(2) from None

@@ -138,10 +138,11 @@ def arguments(settings: TrainingSettings, folder: Path, has_dev: bool) -> Traini
         eval_on_start=has_dev,
         logging_strategy="no",
         save_strategy="no",
+        save_total_limit=1,
         report_to="none",
         disable_tqdm=True,
         remove_unused_columns=False,
-        dataloader_pin_memory=torch.cuda.is_available(),
+        dataloader_pin_memory=False,  # rows are not collated yet
         seed=settings.seed,
     )
 

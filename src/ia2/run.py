@@ -9,6 +9,7 @@ predictions.jsonl  metrics.json  report.html    evaluation
 import hashlib
 import json
 import platform
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -43,6 +44,7 @@ from ia2.task import Task, infer_labels
 from ia2.training import train_jobs
 
 SIDE_BY_SIDE = 64
+CHECKPOINTS = "checkpoints"  # of a training at work, in the folder of the first run that it is for
 
 
 @dataclass(frozen=True)
@@ -186,8 +188,8 @@ class Run:
 
     @property
     def is_trained(self) -> bool:
-        """Whether every adapter is there."""
-        return all(folder.is_dir() for folder in self.adapters.values())
+        """Whether every adapter is there, and no checkpoint any more."""
+        return all(folder.is_dir() for folder in self.adapters.values()) and not (self.folder / CHECKPOINTS).exists()
 
     def begin(self, lm: LanguageModel, similarity: Similarity = tfidf) -> Lessons:
         """Check that it can be trained, write what is asked, and look at the teacher; what stages will learn from."""
@@ -327,6 +329,8 @@ def train_runs(runs: Sequence[Run], lm: LanguageModel, similarity: Similarity = 
                         lessons[run.folder] = run.begin(lm, similarity)
                         locks.enter_context(locked(run.folder))
                 _train_together(lm, alike, number, [lessons[run.folder] for run in alike])
+    for run in runs:
+        _tidy(run)  # an earlier call may have been killed before it did
 
 
 def _alike(runs: Sequence[Run], number: int) -> Iterator[list[Run]]:
@@ -388,11 +392,23 @@ def _train_together(lm: LanguageModel, runs: Sequence[Run], number: int, lessons
         first.start = trainable_copy(model)
         stage, together = first.run.config.stages()[first.name], first.run.config.side_by_side
         jobs = [job for share in shares for job in share.jobs()]
-        results = iter(train_jobs(lm, stage, jobs, first.name, together))
+        results = iter(train_jobs(lm, stage, jobs, first.name, together, first.run.folder / CHECKPOINTS / _key(shares)))
         for share in shares:
             own = list(islice(results, len(share.settings)))
             if not share.run.adapters[share.name].is_dir():
                 share.save(model, own)
+    _tidy(first.run)
+
+
+def _key(shares: Sequence[Share]) -> str:
+    """Of all that determines a training."""
+    what = [(share.name, share.run.config.model_dump(mode="json"), list(share.run._rows())) for share in shares]
+    return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:32]
+
+
+def _tidy(run: Run) -> None:
+    """Remove checkpoints, when what they were for is there."""
+    shutil.rmtree(run.folder / CHECKPOINTS, ignore_errors=True)
 
 
 def environment() -> dict[str, Any]:

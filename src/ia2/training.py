@@ -4,11 +4,13 @@ Several jobs that differ in learning rate, seed or rows are trained side by side
 """
 
 import math
+import shutil
 import tempfile
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import dataclass, fields
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,12 @@ import torch
 from accelerate import PartialState  # type: ignore[import-untyped]
 from torch import Tensor, nn
 from torch.utils.data import SequentialSampler
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
 
 from ia2.bank import Bank, can_bank, restore, trainable_copy
 from ia2.capture import Site, read
+from ia2.checkpoints import CheckpointedTrainer, EverySoOften, load_results, save_results
 from ia2.errors import IA2Error
 from ia2.jobs import Epoch, Item, Job, Record, Rows, TrainingResult, TrainingSettings, arguments
 from ia2.losses import LOSSES, Scale, ce
@@ -35,7 +39,14 @@ class NotFinite(ArithmeticError):  # noqa: N818
     """No job that is left has a finite loss."""
 
 
-class StageTrainer(Trainer):
+@dataclass(frozen=True)
+class Fetched:
+    """Rows of a batch, before they are collated."""
+
+    items: Sequence[list[Item]]
+
+
+class StageTrainer(CheckpointedTrainer):
     """Minimises a `Stage` for every job; each term is a mean over the positions of the job's update.
 
     A job that has run out of patience, or has no finite loss, is left out of later steps.
@@ -43,7 +54,8 @@ class StageTrainer(Trainer):
 
     def __init__(self, lm: LanguageModel, stage: Stage, jobs: Sequence[Job], bank: Bank, args: TrainingArguments):
         self.epoch = Epoch(jobs)
-        super().__init__(lm.model, args, self.collate, train_dataset=self.epoch, eval_dataset=jobs[0].dev)
+        fetch: Any = Fetched
+        super().__init__(lm.model, args, fetch, train_dataset=self.epoch, eval_dataset=jobs[0].dev)
         self.remove_callback(PrinterCallback)
         vars(self.accelerator)["free_memory"] = lambda: []  # it is new; looking for garbage takes as long as ten steps
         self.model_accepts_loss_kwargs = True  # so that the Trainer counts the positions of the whole update
@@ -51,6 +63,7 @@ class StageTrainer(Trainer):
         self.settings, self.has_dev = jobs[0].settings, jobs[0].dev is not None
         self.records = [Record() for _ in jobs]
         self.running = list(range(len(jobs)))
+        self.began = time.perf_counter()
         self.layers = stage.selection(lm.anatomy).layers
         self.powers_GL = {
             site: torch.stack([job.train.power(site) for job in jobs]).to(lm.device)
@@ -77,6 +90,11 @@ class StageTrainer(Trainer):
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         return grad_norm  # not measured unless it is clipped
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
+        """Collated when they are wanted: a batch is fetched ahead, when it is not known which jobs will be running."""
+        batches = [self.collate(fetched.items) for fetched in islice(epoch_iterator, num_batches)]
+        return batches, self._get_num_items_in_batch(batches, device)
 
     def collate(self, items: Sequence[list[Item]]) -> dict[str, Any]:
         """A batch of the jobs that are running."""
@@ -230,11 +248,17 @@ class Steps(TrainerCallback):
     def __init__(self, trainer: StageTrainer, advance: Advance = lambda *_: None):
         self.trainer, self.advance, self.note = trainer, advance, ""
 
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """From a checkpoint, if there is one."""
+        self.advance(state.global_step)
+
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Epochs count from 0."""
-        self.trainer.epoch.begin(round(state.epoch or 0))
+        self.trainer.epoch.begin(int(state.epoch or 0))
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Remember what to show."""
@@ -260,7 +284,12 @@ class Steps(TrainerCallback):
 
 
 def train_jobs(
-    lm: LanguageModel, stage: Stage, jobs: Sequence[Job], name: str = "training", together: bool = True
+    lm: LanguageModel,
+    stage: Stage,
+    jobs: Sequence[Job],
+    name: str = "training",
+    together: bool = True,
+    folder: Path | None = None,
 ) -> list[TrainingResult]:
     """Train the adapter of `lm` once for each job; side by side, where they can be and may be (`together`).
 
@@ -268,10 +297,19 @@ def train_jobs(
     count among the candidates. The value of the restored weights is measured again and must be the best one: a restore
     that does nothing is an error. Where a job's loss stops being finite it ends, says so, and has its best weights, or
     the last ones with a finite loss; the others go on.
+
+    With a `folder`, which is to be of this very call, an interrupted one made again goes on from what it kept there.
     """
     found: dict[int, TrainingResult] = {}
     for chosen in side_by_side(lm, jobs) if together else [[i] for i in range(len(jobs))]:
-        results = _train(lm, stage, [jobs[i] for i in chosen], name)
+        place = folder / f"{chosen[0]}-{len(chosen)}" if folder else None
+        if place and place.with_suffix(".safetensors").is_file():
+            results = load_results(place.with_suffix(".safetensors"))
+        else:
+            results = _train(lm, stage, [jobs[i] for i in chosen], name, place)
+        if place and place.is_dir() and len(chosen) < len(jobs):
+            save_results(place.with_suffix(".safetensors"), results)
+            shutil.rmtree(place)
         found |= dict(zip(chosen, results, strict=True))
     return [found[i] for i in range(len(jobs))]
 
@@ -288,18 +326,23 @@ def side_by_side(lm: LanguageModel, jobs: Sequence[Job]) -> Iterator[list[int]]:
         yield from (alike[i : i + n] for i in range(0, len(alike), n))
 
 
-def _train(lm: LanguageModel, stage: Stage, jobs: Sequence[Job], name: str) -> list[TrainingResult]:
-    start, settings = time.perf_counter(), jobs[0].settings
+def _train(lm: LanguageModel, stage: Stage, jobs: Sequence[Job], name: str, place: Path | None) -> list[TrainingResult]:
+    settings = jobs[0].settings
     n_epoch = -(-len(jobs[0].train) // (settings.per_device_train_batch_size * settings.gradient_accumulation_steps))
     bank = Bank(lm.model, [job.start for job in jobs])
     with tempfile.TemporaryDirectory() as folder, step(name, n_epoch * settings.num_train_epochs) as advance:
-        trainer = StageTrainer(lm, stage, jobs, bank, arguments(settings, Path(folder), jobs[0].dev is not None))
+        args = arguments(settings, place or Path(folder), jobs[0].dev is not None)
+        trainer = StageTrainer(lm, stage, jobs, bank, args)
         trainer.add_callback(Steps(trainer, advance))
+        if place:
+            trainer.add_callback(EverySoOften())
+        if last := get_last_checkpoint(args.output_dir):
+            say(f"{name}: goes on from {Path(last).name}")
         with bank.attached():
             with suppress(NotFinite):  # every job says why it stopped
-                trainer.train()
+                trainer.train(last)
             _restore_best(trainer, name)
-    seconds = (time.perf_counter() - start) / len(jobs)
+    seconds = (time.perf_counter() - trainer.began) / len(jobs)
     return [
         TrainingResult(
             weights=bank.copy(g),
