@@ -1,20 +1,25 @@
 """What a training is: rows with the teacher's values, settings, the weights to begin with; and what becomes of it."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
+from accelerate import PartialState  # type: ignore[import-untyped]
 from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import TrainingArguments
 
-from ia2.bank import Weights
+from ia2.bank import Weights, can_bank
 from ia2.capture import Site
 from ia2.losses import mean_square
+from ia2.memory import halves
+from ia2.models import LanguageModel
+from ia2.passes import TOKENS_PER_BATCH
+from ia2.progress import say
 from ia2.prompt import Tokens
 from ia2.targets import Targets
 
@@ -145,6 +150,37 @@ def arguments(settings: TrainingSettings, folder: Path, has_dev: bool) -> Traini
         dataloader_pin_memory=False,  # rows are not collated yet
         seed=settings.seed,
     )
+
+
+def side_by_side(lm: LanguageModel, jobs: Sequence[Job]) -> Iterator[list[int]]:
+    """Indices of jobs that are trained at once: of one shape, within `TOKENS_PER_BATCH` tokens a step."""
+    shapes: dict[Any, list[int]] = {}
+    n_processes: int = PartialState().num_processes
+    together = can_bank(lm.model) and n_processes == 1  # gradients of a bank are not exchanged
+    for i, job in enumerate(jobs):
+        shapes.setdefault(job.shape if together else i, []).append(i)
+    for alike in shapes.values():
+        n = max(1, TOKENS_PER_BATCH // max(jobs[i].tokens_per_step for i in alike))
+        yield from (alike[i : i + n] for i in range(0, len(alike), n))
+
+
+def smaller(jobs: Sequence[Job], name: str) -> list[Sequence[Job]]:
+    """Parts that need less memory at once: half as many jobs, or one with fewer rows in a pass and the same updates.
+
+    Says so. None, if there are none.
+    """
+    if len(jobs) > 1:
+        say(f"{name}: out of memory with {len(jobs)} trainings side by side; now half as many")
+        return list(halves(jobs))
+    [job] = jobs
+    n, n_passes = job.settings.per_device_train_batch_size, job.settings.gradient_accumulation_steps
+    fewer = max((m for m in range(1, n // 2 + 1) if n * n_passes % m == 0), default=0)
+    if not fewer:
+        return []
+    n_passes = n * n_passes // fewer
+    say(f"{name}: out of memory with {n} rows in a pass; now {fewer}, and {n_passes} passes an update")
+    settings = replace(job.settings, per_device_train_batch_size=fewer, gradient_accumulation_steps=n_passes)
+    return [[replace(job, settings=settings)]]
 
 
 @dataclass

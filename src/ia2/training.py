@@ -16,18 +16,29 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState  # type: ignore[import-untyped]
 from torch import Tensor, nn
 from torch.utils.data import SequentialSampler
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
-from ia2.bank import Bank, can_bank, restore, trainable_copy
+from ia2.bank import Bank, restore, trainable_copy
 from ia2.capture import Site, read
 from ia2.checkpoints import CheckpointedTrainer, EverySoOften, load_results, save_results
 from ia2.errors import IA2Error
-from ia2.jobs import Epoch, Item, Job, Record, Rows, TrainingResult, TrainingSettings, arguments
+from ia2.jobs import (
+    Epoch,
+    Item,
+    Job,
+    Record,
+    Rows,
+    TrainingResult,
+    TrainingSettings,
+    arguments,
+    side_by_side,
+    smaller,
+)
 from ia2.losses import LOSSES, Scale, ce
+from ia2.memory import ran_out, tidy
 from ia2.methods import Stage
 from ia2.models import LanguageModel
 from ia2.passes import TOKENS_PER_BATCH, batches
@@ -230,7 +241,7 @@ class StageTrainer(CheckpointedTrainer):
         ]
         by_rank = zip(*([row for row, _ in rows] for rows in sorted_rows), strict=True)
         longest = [max(same, key=lambda row: len(row.ids)) for same in by_rank]
-        for chosen in batches(longest, TOKENS_PER_BATCH // len(jobs)):
+        for chosen in batches(longest, TOKENS_PER_BATCH // len(jobs) // self.args.gradient_accumulation_steps):
             yield self._prepare_inputs(self._collated(jobs, [[rows[i] for i in chosen] for rows in sorted_rows]))
 
 
@@ -301,40 +312,45 @@ def train_jobs(
     With a `folder`, which is to be of this very call, an interrupted one made again goes on from what it kept there.
     """
     found: dict[int, TrainingResult] = {}
-    for chosen in side_by_side(lm, jobs) if together else [[i] for i in range(len(jobs))]:
-        place = folder / f"{chosen[0]}-{len(chosen)}" if folder else None
-        if place and place.with_suffix(".safetensors").is_file():
-            results = load_results(place.with_suffix(".safetensors"))
+    parts = list(side_by_side(lm, jobs)) if together else [[i] for i in range(len(jobs))]
+    for part in parts:
+        kept = folder / f"{part[0]}.safetensors" if folder and len(parts) > 1 else None
+        if kept and kept.is_file():
+            results = load_results(kept)
         else:
-            results = _train(lm, stage, [jobs[i] for i in chosen], name, place)
-        if place and place.is_dir() and len(chosen) < len(jobs):
-            save_results(place.with_suffix(".safetensors"), results)
-            shutil.rmtree(place)
-        found |= dict(zip(chosen, results, strict=True))
+            results = _fitting(lm, stage, [jobs[i] for i in part], name, folder / str(part[0]) if folder else None)
+        if kept:
+            save_results(kept, results)
+            shutil.rmtree(kept.with_suffix(""), ignore_errors=True)
+        found |= dict(zip(part, results, strict=True))
     return [found[i] for i in range(len(jobs))]
 
 
-def side_by_side(lm: LanguageModel, jobs: Sequence[Job]) -> Iterator[list[int]]:
-    """Indices of jobs that are trained at once: of one shape, within `TOKENS_PER_BATCH` tokens a step."""
-    shapes: dict[Any, list[int]] = {}
-    n_processes: int = PartialState().num_processes
-    together = can_bank(lm.model) and n_processes == 1  # gradients of a bank are not exchanged
-    for i, job in enumerate(jobs):
-        shapes.setdefault(job.shape if together else i, []).append(i)
-    for alike in shapes.values():
-        n = max(1, TOKENS_PER_BATCH // max(jobs[i].tokens_per_step for i in alike))
-        yield from (alike[i : i + n] for i in range(0, len(alike), n))
+def _fitting(
+    lm: LanguageModel, stage: Stage, jobs: Sequence[Job], name: str, folder: Path | None
+) -> list[TrainingResult]:
+    """Train side by side; where memory runs out, fewer at once, then with fewer rows in a pass."""
+    try:
+        return _train(lm, stage, jobs, name, folder)
+    except RuntimeError as error:
+        if not ran_out(error) or not (parts := smaller(jobs, name)):
+            raise
+    tidy()
+    places = [folder and folder / str(k) for k in range(len(parts))] if len(parts) > 1 else [folder]
+    return [r for part, place in zip(parts, places, strict=True) for r in _fitting(lm, stage, part, name, place)]
 
 
-def _train(lm: LanguageModel, stage: Stage, jobs: Sequence[Job], name: str, place: Path | None) -> list[TrainingResult]:
+def _train(
+    lm: LanguageModel, stage: Stage, jobs: Sequence[Job], name: str, folder: Path | None
+) -> list[TrainingResult]:
     settings = jobs[0].settings
     n_epoch = -(-len(jobs[0].train) // (settings.per_device_train_batch_size * settings.gradient_accumulation_steps))
     bank = Bank(lm.model, [job.start for job in jobs])
-    with tempfile.TemporaryDirectory() as folder, step(name, n_epoch * settings.num_train_epochs) as advance:
-        args = arguments(settings, place or Path(folder), jobs[0].dev is not None)
+    with tempfile.TemporaryDirectory() as temporary, step(name, n_epoch * settings.num_train_epochs) as advance:
+        args = arguments(settings, folder or Path(temporary), jobs[0].dev is not None)
         trainer = StageTrainer(lm, stage, jobs, bank, args)
         trainer.add_callback(Steps(trainer, advance))
-        if place:
+        if folder:
             trainer.add_callback(EverySoOften())
         if last := get_last_checkpoint(args.output_dir):
             say(f"{name}: goes on from {Path(last).name}")
