@@ -1,10 +1,15 @@
 """A small job that is killed at random moments until it ends, in processes forked from one that has all imported."""
 
 import multiprocessing
+import os
 import random
+import re
+import signal
 import time
 from pathlib import Path
+from typing import Any
 
+import safetensors.torch
 from conftest import example_rows, random_model
 
 from ia2 import checkpoints
@@ -30,6 +35,51 @@ def careful_job(folder: str, model: str) -> None:
     """The same with a checkpoint behind every update."""
     checkpoints.CHECKPOINT_SECONDS = 0.0
     job(folder, model)
+
+
+def torn_job(folder: str, model: str, log: str) -> None:
+    """The same, killed in the middle of the first write that is not in `log`, where it is noted."""
+    torn, text, tensors = Path(log).read_text().splitlines(), Path.write_text, safetensors.torch.serialize_file
+
+    def tear(path: Path) -> None:
+        name = re.sub(r"\d+", "N", str(path.relative_to(Path(folder).parent)))
+        if name not in torn:
+            os.truncate(path, path.stat().st_size // 2)
+            with open(log, "a") as file:
+                file.write(f"{name}\n")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def write_text(path: Path, *args: Any, **kwargs: Any) -> None:
+        text(path, *args, **kwargs)
+        tear(path)
+
+    def serialize_file(values: Any, path: Any, *args: Any, **kwargs: Any) -> None:
+        tensors(values, path, *args, **kwargs)
+        tear(Path(path))
+
+    Path.write_text = write_text  # type: ignore[assignment,method-assign]
+    safetensors.torch.serialize_file = serialize_file
+    careful_job(folder, model)
+
+
+def tear(folder: Path) -> list[str]:
+    """Kill the job in the middle of each of its writes, each time to go on with what it left, until it ends.
+
+    Returns:
+        The files that were torn; in the end there are those of an undisturbed job.
+    """
+    model, log = save_model(folder / "model"), folder / "log"
+    log.touch()
+    assert not _run(folder / "undisturbed", model, None)
+    for _ in range(100):
+        process = context.Process(target=torn_job, args=(str(folder / "job"), model, str(log)))
+        process.start()
+        process.join()
+        if process.exitcode != -signal.SIGKILL:
+            break
+    assert process.exitcode == 0
+    _check(folder / "job", folder / "undisturbed")
+    return log.read_text().splitlines()
 
 
 def save_model(folder: Path) -> str:

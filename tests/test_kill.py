@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from conftest import example_rows
-from killing import context, kill, save_model
+from killing import context, kill, save_model, tear
 from test_checkpoints import left
 
 from ia2 import checkpoints, cli
@@ -24,6 +24,22 @@ def test_thirty_kills_lose_nothing(tmp_path: Path) -> None:
     n_done, n_inside = kill(tmp_path, n_kills=30, seed=0)
     assert n_done >= 1
     assert n_inside >= 1
+
+
+def test_a_kill_in_the_middle_of_any_write_loses_nothing(tmp_path: Path) -> None:
+    torn = tear(tmp_path)
+    assert len(torn) == len(set(torn))
+    for name in (
+        "examples",
+        "config",
+        "targets",
+        "teacher",
+        "state.safetensors",
+        "adapter_model",
+        "training",
+        "metrics",
+    ):
+        assert any(name in path for path in torn)
 
 
 def _hold(folder: Path, held: "multiprocessing.synchronize.Event", done: "multiprocessing.synchronize.Event") -> None:
