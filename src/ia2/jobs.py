@@ -42,6 +42,7 @@ class TrainingSettings:
         metric_for_best_model: what is looked at: the stage's own `loss`, the `nll` of the responses, or the `accuracy`
             of their tokens.
         seed: of the order of rows.
+        report_to: trackers, by the names that transformers has for them.
     """
 
     learning_rate: float
@@ -52,6 +53,7 @@ class TrainingSettings:
     early_stopping_patience: int = 5
     metric_for_best_model: Metric = "loss"
     seed: int = 0
+    report_to: tuple[str, ...] = ()
 
 
 class Rows(Dataset[Item]):
@@ -86,12 +88,13 @@ class Rows(Dataset[Item]):
 
 @dataclass(frozen=True)
 class Job:
-    """One training: the weights that it begins with, its rows and its settings."""
+    """One training: the weights that it begins with, its rows and its settings; its name for trackers."""
 
     start: Weights
     train: Rows
     dev: Rows | None
     settings: TrainingSettings
+    name: str = ""
 
     @property
     def shape(self) -> tuple[Any, ...]:
@@ -144,7 +147,7 @@ def arguments(settings: TrainingSettings, folder: Path, has_dev: bool) -> Traini
         logging_strategy="no",
         save_strategy="no",
         save_total_limit=1,
-        report_to="none",
+        report_to=list(settings.report_to),
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_pin_memory=False,  # rows are not collated yet

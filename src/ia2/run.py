@@ -41,6 +41,7 @@ from ia2.prompt import build_prompt
 from ia2.results import write_results
 from ia2.summary import difference, summarise
 from ia2.task import Task, infer_labels
+from ia2.tracking import check_installed, tensorboard_in
 from ia2.training import train_jobs
 
 SIDE_BY_SIDE = 64
@@ -193,6 +194,7 @@ class Run:
 
     def begin(self, lm: LanguageModel, similarity: Similarity = tfidf) -> Lessons:
         """Check that it can be trained, write what is asked, and look at the teacher; what stages will learn from."""
+        check_installed(self.config.report_to)
         contexts = self.contexts(lm, similarity)
         needs_teacher = any(stage.teacher_sites or stage.imitates for stage in self.config.stages().values())
         for stage in self.config.stages().values():
@@ -366,9 +368,12 @@ class Share:
         """As it is before the stage."""
         return self.run.new_adapter(lm, self.lessons.contexts, self.previous)
 
-    def jobs(self) -> list[Job]:
-        """One for each learning rate."""
-        return [Job(self.start, self.train, self.dev, settings) for settings in self.settings]
+    def jobs(self, prefix: str) -> list[Job]:
+        """One for each learning rate, which is its name behind the prefix and the stage's."""
+        return [
+            Job(self.start, self.train, self.dev, settings, f"{prefix}{self.name}/lr={settings.learning_rate:g}")
+            for settings in self.settings
+        ]
 
     def save(self, model: Any, results: Sequence[TrainingResult]) -> None:
         """Keep the best, by way of the adapter on `model`."""
@@ -391,8 +396,10 @@ def _train_together(lm: LanguageModel, runs: Sequence[Run], number: int, lessons
     with first.adapter(lm) as model:
         first.start = trainable_copy(model)
         stage, together = first.run.config.stages()[first.name], first.run.config.side_by_side
-        jobs = [job for share in shares for job in share.jobs()]
-        results = iter(train_jobs(lm, stage, jobs, first.name, together, first.run.folder / CHECKPOINTS / _key(shares)))
+        jobs = [job for share in shares for job in share.jobs(f"{share.run.folder}/" if len(shares) > 1 else "")]
+        checkpoints = first.run.folder / CHECKPOINTS / _key(shares)
+        with tensorboard_in(first.run.folder / "logs"):
+            results = iter(train_jobs(lm, stage, jobs, first.name, together, checkpoints))
         for share in shares:
             own = list(islice(results, len(share.settings)))
             if not share.run.adapters[share.name].is_dir():

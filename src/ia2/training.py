@@ -199,6 +199,7 @@ class StageTrainer(CheckpointedTrainer):
         for g, (loss, value) in values.items():
             record, step = self.records[g], self.state.global_step
             record.log.append({"step": step, "eval_loss": loss, "eval_value": value})
+            self.track({f"eval_{self.jobs[g].name}/loss": loss, f"eval_{self.jobs[g].name}/value": value})
             if value < record.value:
                 record.value, record.step, record.n_bad, record.weights = value, step, 0, self.bank.copy(g)
             else:
@@ -210,6 +211,11 @@ class StageTrainer(CheckpointedTrainer):
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def track(self, values: dict[str, float]) -> None:
+        """Send values to the trackers, if there are any."""
+        if self.settings.report_to:
+            self.log(values)
 
     @torch.no_grad()
     def dev_values(self) -> dict[int, tuple[float, float]]:
@@ -289,6 +295,7 @@ class Steps(TrainerCallback):
         for g in self.trainer.running:
             record = self.trainer.records[g]
             record.log.append({"step": state.global_step, "loss": record.loss})
+            self.trainer.track({f"{self.trainer.jobs[g].name}/loss": record.loss})
             record.loss = 0.0
         kwargs["optimizer"].zero_grad()  # the Trainer's own is of the model, which has not the bank's weights
         self.advance(1, self.note)
