@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from conftest import GENERATED, LABELS, example_rows, reasoned_rows
@@ -14,13 +15,15 @@ from test_passes import DEMOS
 
 from ia2 import cli
 from ia2.adapters import new_adapter
+from ia2.config import make_config
 from ia2.contexts import Contexts
 from ia2.evaluation import Variant, answer, sampled_answers
 from ia2.jobs import smaller
-from ia2.memory import in_halves
+from ia2.memory import free, in_halves
 from ia2.models import LanguageModel
 from ia2.passes import passes
 from ia2.prompt import build_prompt
+from ia2.run import Data, Run
 from ia2.training import train_jobs
 
 ERRORS = [
@@ -146,3 +149,18 @@ def test_the_command_line_says_what_to_do(monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.setattr(cli, "app", run(RuntimeError("a mistake")))
     with pytest.raises(RuntimeError, match="a mistake"):
         cli.main()
+
+
+@pytest.mark.parametrize("n_bytes", [10, 10**12])
+def test_training_says_before_it_begins_that_memory_is_short(
+    n_bytes: int, lm: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("ia2.run.free", lambda _: n_bytes)
+    options = {"model": "a model", "method": "ia2-sft", "num_train_epochs": 1, "learning_rate": (1e-3,)}
+    Run.create(tmp_path / "run", make_config(options), Data(tuple(example_rows(3)))).begin(lm)
+    said = [line for line in capsys.readouterr().err.splitlines() if "GB will be needed" in line]
+    assert [line.split(":")[0] for line in said] == (["ia2", "ia2-sft"] if n_bytes == 10 else [])
+
+
+def test_what_is_free() -> None:
+    assert 2**20 < free(torch.device("cpu")) < psutil.virtual_memory().total

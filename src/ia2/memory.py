@@ -4,6 +4,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
+import psutil
+import torch
+from accelerate import PartialState  # type: ignore[import-untyped]
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size  # type: ignore[import-untyped]
 
 from ia2.progress import say
@@ -38,13 +41,21 @@ def in_halves(batches: Iterable[Sequence[U]], work: Callable[[Sequence[U]], T]) 
 
 
 def ran_out(error: Exception) -> bool:
-    """Whether this is what torch raises where memory runs out."""
-    return bool(should_reduce_batch_size(error))
+    """Whether this is what torch raises where memory runs out; of several processes none can do with less alone."""
+    return bool(should_reduce_batch_size(error)) and PartialState().num_processes == 1
 
 
 def tidy() -> None:
     """Give back what nobody holds; to be called behind an `except`, in which the error holds its tensors."""
     clear_device_cache(garbage_collection=True)
+
+
+def free(device: torch.device) -> int:
+    """Bytes that are free on a device."""
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
+    return int(psutil.virtual_memory().available)
 
 
 def halves(batch: Sequence[U]) -> Iterator[Sequence[U]]:

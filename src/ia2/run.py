@@ -31,13 +31,15 @@ from ia2.config import RunConfig, make_config, read_config
 from ia2.contexts import Contexts, Similarity, tfidf
 from ia2.data import Example, hold_out
 from ia2.errors import IA2Error
+from ia2.estimate import estimate
 from ia2.evaluation import Answer, Variant, answer, evaluate
 from ia2.files import damaged, locked, read_json, read_jsonl, write_json, write_jsonl, write_text, written_aside
 from ia2.jobs import Job, TrainingResult, TrainingSettings, best_of
 from ia2.lessons import SPLITS, Lessons
+from ia2.memory import free
 from ia2.models import LanguageModel, load_model
 from ia2.progress import say
-from ia2.prompt import build_prompt
+from ia2.prompt import Tokens, build_prompt
 from ia2.results import write_results
 from ia2.summary import difference, summarise
 from ia2.task import Task, infer_labels
@@ -199,9 +201,9 @@ class Run:
         needs_teacher = any(stage.teacher_sites or stage.imitates for stage in self.config.stages().values())
         for stage in self.config.stages().values():
             stage.selection(lm.anatomy)  # the layers are there
-        self._check_fits(lm, contexts if needs_teacher else None)
-        with self.new_adapter(lm, contexts):
-            pass  # it can be made: nothing is written before that is known
+        teacher, student = self._check_fits(lm, contexts if needs_teacher else None)
+        with self.new_adapter(lm, contexts) as model:  # it can be made: nothing is written before that is known
+            self._look_at_memory(lm, teacher, student, n_trainable(model))
         if not (self.folder / "config.yaml").is_file():
             self._write()
         lessons = self.lessons(lm, contexts)
@@ -227,23 +229,42 @@ class Run:
         """The base model, as configured."""
         return load_model(self.config.model, **self.config.base)
 
-    def _check_fits(self, lm: LanguageModel, contexts: Contexts | None) -> None:
-        """Encode the labels and every prompt that training will need, so that none is found amiss half way."""
+    def _look_at_memory(
+        self, lm: LanguageModel, teacher: Sequence[Tokens], student: Sequence[Tokens], n_trainable: int
+    ) -> None:
+        """Say so, where a stage will hardly fit."""
+        for name, stage in self.config.stages().items():
+            batch_size = self.config.settings(name, len(student))[0].per_device_train_batch_size
+            needs = estimate(lm, teacher, student, stage.selection(lm.anatomy), n_trainable, batch_size)
+            wanted, there = max(needs.collecting, needs.training) - needs.weights, free(lm.device)
+            if wanted > there:
+                say(
+                    f"{name}: about {wanted / 1e9:.1f} GB will be needed beside the model, {there / 1e9:.1f} GB are free; "
+                    "where they run out, less is done at once, down to one row"
+                )
+
+    def _check_fits(self, lm: LanguageModel, contexts: Contexts | None) -> tuple[list[Tokens], list[Tokens]]:
+        """Encode the labels and every prompt that training will need, so that none is found amiss half way.
+
+        Returns:
+            The rows as the teacher reads them, if there is one, and as the student does.
+        """
         lm.encoder.label_ids(self.task().labels or ())
-        n_dropped = 0
+        teacher, student, n_dropped = list[Tokens](), list[Tokens](), 0
         for example in (*self.data.train, *self.data.dev, *self.data.unlabelled):
-            lm.encoder.encode(build_prompt(self.task(), (), example.query, example.response))
+            student.append(lm.encoder.encode(build_prompt(self.task(), (), example.query, example.response)))
             if contexts:
                 whole, fitted = (
                     of.prompt(self.task(), example, example.response, np.random.default_rng(0))
                     for of in (replace(contexts, fits=None), contexts)
                 )
-                lm.encoder.encode(fitted)
+                teacher.append(lm.encoder.encode(fitted))
                 n_dropped += whole != fitted
         if n_dropped:
             say(
                 f"{n_dropped} rows are shown fewer demos, so that they fit the window of {lm.encoder.max_length} tokens"
             )
+        return teacher, student
 
     def settings_of(self, name: str, n_rows: int, has_dev: bool) -> list[TrainingSettings]:
         """Of each training of a stage; without development rows there is one, with the middle learning rate."""

@@ -357,7 +357,7 @@ def _train(
         args = arguments(settings, folder or Path(temporary), jobs[0].dev is not None)
         trainer = StageTrainer(lm, stage, jobs, bank, args)
         trainer.add_callback(Steps(trainer, advance))
-        if folder:
+        if folder and args.world_size == 1:
             trainer.add_callback(EverySoOften())
         if last := get_last_checkpoint(args.output_dir):
             say(f"{name}: goes on from {Path(last).name}")
