@@ -158,7 +158,7 @@ def test_training_says_before_it_begins_that_memory_is_short(
     monkeypatch.setattr("ia2.run.free", lambda _: n_bytes)
     options = {"model": "a model", "method": "ia2-sft", "num_train_epochs": 1, "learning_rate": (1e-3,)}
     Run.create(tmp_path / "run", make_config(options), Data(tuple(example_rows(3)))).begin(lm)
-    said = [line for line in capsys.readouterr().err.splitlines() if "GB will be needed" in line]
+    said = [line for line in capsys.readouterr().err.splitlines() if "GB are needed" in line]
     assert [line.split(":")[0] for line in said] == (["ia2", "ia2-sft"] if n_bytes == 10 else [])
 
 

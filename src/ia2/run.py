@@ -239,7 +239,7 @@ class Run:
             wanted, there = max(needs.collecting, needs.training) - needs.weights, free(lm.device)
             if wanted > there:
                 say(
-                    f"{name}: about {wanted / 1e9:.1f} GB will be needed beside the model, {there / 1e9:.1f} GB are free; "
+                    f"{name}: about {wanted / 1e9:.1f} GB are needed beside the model, {there / 1e9:.1f} GB are free; "
                     "where they run out, less is done at once, down to one row"
                 )
 
