@@ -86,15 +86,12 @@ def interruptions_of(run: Run, train: Callable[[], Any]) -> int:
 STOPPING: dict[str, Any] = {"early_stopping_patience": 1, "eval_steps": 1, "num_train_epochs": 9}
 RENEWED: dict[str, Any] = {"reshuffle": True, "method": "ia2", "n_demos": 2}
 KINDS: dict[str, dict[str, Any]] = {
-    "bank": {},
+    "bank": {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2},
     "bank without development rows": {"has_dev": False},
-    "one after another": {"method": "sft", "side_by_side": False},
-    "dropout": {"method": "sft", "adapter_options": {"r": 4, "lora_dropout": 0.3}},
-    "accumulation": {"method": "sft", "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2},
-    "renewed": RENEWED,
+    "one after another, dropout": {"method": "sft", "adapter_options": {"r": 4, "lora_dropout": 0.3}},
+    "all weights, renewed": {"adapter": "full", "adapter_options": {}, **RENEWED},
     "renewed without development rows": {"has_dev": False, **RENEWED},
     "stopping early": {"method": "sft", **STOPPING, "learning_rate": (1e-4, 1e-1)},
-    "full": {"method": "sft", "adapter": "full", "adapter_options": {}},
 }
 
 

