@@ -22,9 +22,9 @@ context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(["ia2.cli", "ia2.run", "transformers.models.llama.modeling_llama"])
 
 
-def job(folder: str, model: str) -> None:
+def job(folder: str, model: str, num_train_epochs: int = 2) -> None:
     """Collect, two stages with two learning rates each, evaluation."""
-    options = {"num_train_epochs": 2, "learning_rate": (1e-3, 1e-2), "adapter_options": {"r": 4}}
+    options = {"num_train_epochs": num_train_epochs, "learning_rate": (1e-3, 1e-2), "adapter_options": {"r": 4}}
     data = Data(tuple(example_rows(6)), tuple(example_rows(9)[6:]))
     run = Run.create(folder, make_config({"model": model, **options}), data)
     run.train()
@@ -32,9 +32,9 @@ def job(folder: str, model: str) -> None:
 
 
 def careful_job(folder: str, model: str) -> None:
-    """The same with a checkpoint behind every update."""
+    """The same, of longer trainings, with a checkpoint behind every update."""
     checkpoints.CHECKPOINT_SECONDS = 0.0
-    job(folder, model)
+    job(folder, model, num_train_epochs=12)
 
 
 def torn_job(folder: str, model: str, log: str) -> None:

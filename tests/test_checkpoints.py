@@ -57,6 +57,9 @@ class Updates:
             if interrupt and self.n in (2, 5, 11):
                 raise KeyboardInterrupt
 
+        def on_optimizer_step(steps: Steps, *args: Any, **kwargs: Any) -> None:
+            assert list(steps.trainer.bank.active) == steps.trainer.running
+
         def on_train_begin(steps: Steps, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self.resumed.append(state.global_step)
 
@@ -65,7 +68,7 @@ class Updates:
             if interrupt and self.ended % 2 == 1:
                 raise KeyboardInterrupt
 
-        for event in (on_step_begin, on_train_begin, on_train_end):
+        for event in (on_step_begin, on_optimizer_step, on_train_begin, on_train_end):
             monkeypatch.setattr(Steps, event.__name__, event)
 
 
@@ -91,7 +94,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "one after another, dropout": {"method": "sft", "adapter_options": {"r": 4, "lora_dropout": 0.3}},
     "all weights, renewed": {"adapter": "full", "adapter_options": {}, **RENEWED},
     "renewed without development rows": {"has_dev": False, **RENEWED},
-    "stopping early": {"method": "sft", **STOPPING, "learning_rate": (1e-4, 1e-1)},
+    "stopping early": {"method": "sft", **STOPPING, "learning_rate": (1e-2, 1e-1)},
 }
 
 
@@ -125,11 +128,15 @@ def test_runs_that_are_trained_together_go_on_together(
     assert left(whole[0]) != left(whole[1])
 
 
-def test_a_short_training_writes_no_checkpoint(
+def test_a_short_training_writes_no_checkpoint_and_what_is_left_of_one_goes(
     lm: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoints, "save_file", lambda *_: pytest.fail("a checkpoint"))
-    make_run(tmp_path / "run").train(lm)
+    run = make_run(tmp_path / "run", method="sft")
+    run.train(lm)
+    (run.folder / "checkpoints").mkdir()  # as where a call is killed before it removes them
+    run.train(lm)
+    assert not (run.folder / "checkpoints").exists()
 
 
 @pytest.mark.parametrize("name", [checkpoints.TENSORS, checkpoints.STATE, "trainer_state.json"])
