@@ -20,8 +20,9 @@ def main() -> None:
 
     began = time.perf_counter()
     with TemporaryDirectory() as folder:
-        n_done = kill(Path(folder), chosen.kills, chosen.seed)
-    print(f"{chosen.kills} kills, {n_done} jobs ended with the bytes of an undisturbed one; ", end="")
+        n_done, n_inside = kill(Path(folder), chosen.kills, chosen.seed)
+    print(f"{chosen.kills} kills, {n_inside} of them inside a training; ", end="")
+    print(f"{n_done} jobs ended with the bytes of an undisturbed one; ", end="")
     print(f"{time.perf_counter() - began:.0f} s")
 
 

@@ -12,10 +12,10 @@ from torch import Tensor
 from ia2.adapters import new_adapter
 from ia2.bank import Bank, Weights, can_bank, restore, trainable_copy
 from ia2.capture import read
-from ia2.jobs import Job, TrainingResult, TrainingSettings
+from ia2.jobs import Job, TrainingResult, TrainingSettings, side_by_side
 from ia2.methods import Stage, Term
 from ia2.models import LanguageModel
-from ia2.training import StageTrainer, side_by_side, train_jobs
+from ia2.training import StageTrainer, train_jobs
 
 TUNE = Stage((Term("logits", "ce"),))
 BOTH = Stage((Term("attn_out", "huber", 0.5), Term("logits", "kl")))

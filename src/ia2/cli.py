@@ -410,7 +410,8 @@ def main() -> None:
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
-        app(standalone_mode=False)
+        if app(standalone_mode=False) == 130:  # typer's for Ctrl-C
+            raise KeyboardInterrupt
     except IA2Error as error:
         typer.echo(f"ia2: {error}", err=True)
         raise SystemExit(2) from None
@@ -418,6 +419,15 @@ def main() -> None:
         if message := error.format_message():
             typer.echo(f"ia2: {message}", err=True)
         raise SystemExit(error.exit_code) from None
+    except RuntimeError as error:
+        from ia2.memory import ran_out
+
+        if not ran_out(error):
+            raise
+        why = str(error).splitlines()[0][:200]
+        what = "use fewer or shorter demos, a smaller model, or --set dtype=bfloat16"
+        typer.echo(f"ia2: out of memory even with one row at once ({why}); {what}", err=True)
+        raise SystemExit(2) from None
     except (KeyboardInterrupt, typer.Abort):
         typer.echo("ia2: interrupted; the same command again continues where it stopped", err=True)
         raise SystemExit(130) from None

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from ia2.adapters import find_adapter
 from ia2.answers import Form
@@ -20,6 +20,7 @@ from ia2.models import DTYPES, QUANTIZATIONS
 from ia2.prompt import POSITIONS, Positions
 from ia2.task import Metric as Score
 from ia2.task import Parser
+from ia2.tracking import TRACKERS
 
 PARSERS, SCORES = ("auto", *get_args(Form)), get_args(Score)
 
@@ -32,6 +33,11 @@ def _checked_rates(rates: tuple[float, ...] | None) -> tuple[float, ...] | None:
     if rates is not None and (not rates or min(rates) <= 0):
         raise IA2Error(f"learning rates are {list(rates)}; expected at least one, all above 0")
     return rates
+
+
+def _trackers(names: Any) -> Any:
+    names = [names] if isinstance(names, str) else names
+    return [choose("tracker", name, TRACKERS) for name in names or () if name != "none"]
 
 
 Rates = Annotated[tuple[float, ...] | None, AfterValidator(_checked_rates)]
@@ -93,6 +99,7 @@ class RunConfig(BaseModel):
         sample_responses: whether its own are sampled rather than the likeliest, and how many (0: not).
         adapter, adapter_options: a name in `ia2 adapters`, and options of PEFT's configuration.
         side_by_side: whether trainings that can share a pass do (`ia2.bank`); it changes speed, and rounding.
+        report_to: trackers, as `TrainingArguments` names them; TensorBoard's files go to `logs` in the run folder.
         separator, max_new_tokens, parser, metric, length_normalised: how answers look and score: see `ia2.Task`.
         chat, dtype, quantization, attn_implementation, trust_remote_code: of the base model, see `ia2.load_model`.
     """
@@ -133,6 +140,7 @@ class RunConfig(BaseModel):
     eval_steps: int = Field(2, ge=1)
     early_stopping_patience: int = Field(5, ge=1)
     metric_for_best_model: Metric = "loss"
+    report_to: Annotated[tuple[str, ...], BeforeValidator(_trackers)] = ()
     prime_learning_rate: Rates = None
     prime_num_train_epochs: int | None = Field(None, ge=1)
     prime_early_stopping_patience: int | None = Field(None, ge=1)
@@ -193,6 +201,7 @@ class RunConfig(BaseModel):
                 early_stopping_patience=of("early_stopping_patience"),
                 metric_for_best_model=of("metric_for_best_model"),
                 seed=self.seed,
+                report_to=self.report_to,
             )
             for rate in of("learning_rate") or find_adapter(self.adapter).learning_rate
         ]

@@ -17,6 +17,7 @@ from ia2.capture import Site
 from ia2.contexts import Contexts
 from ia2.data import Example
 from ia2.errors import IA2Error
+from ia2.memory import in_halves
 from ia2.models import LanguageModel
 from ia2.passes import batches, passes, prefill, repeated, shared_prefix
 from ia2.progress import step
@@ -232,8 +233,10 @@ def sampled_answers(
         rows = [row for row in _encode(lm, prompts) for _ in range(n)]
         set_seed(seed)
         texts = [""] * len(rows)
-        for chosen in batches(rows, max_tokens=4096):
-            for i, ids in zip(chosen, generate(lm, [rows[i] for i in chosen], task, do_sample=True), strict=True):
+        for chosen, drawn in in_halves(
+            batches(rows, max_tokens=4096), lambda chosen: generate(lm, [rows[i] for i in chosen], task, do_sample=True)
+        ):
+            for i, ids in zip(chosen, drawn, strict=True):
                 texts[i] = _text(lm, task, ids)
         return [texts[i : i + n] for i in range(0, len(texts), n)]
 
@@ -283,8 +286,9 @@ def label_logps(
 def _generated_answers(lm: LanguageModel, task: Task, prompts: Sequence[Prompt]) -> list[Answer]:
     rows = _encode(lm, prompts)
     answers = [Answer("", 0.0, 0.0, len(row.ids), {}) for row in rows]
-    for chosen in batches(rows, max_tokens=4096):
-        generated = generate(lm, [rows[i] for i in chosen], task)
+    for chosen, generated in in_halves(
+        batches(rows, max_tokens=4096), lambda chosen: generate(lm, [rows[i] for i in chosen], task)
+    ):
         written = [
             Tokens((*rows[i].ids, *ids), len(ids), rows[i].n_query) for i, ids in zip(chosen, generated, strict=True)
         ]

@@ -1,7 +1,7 @@
 """What a training is: rows with the teacher's values, settings, the weights to begin with; and what becomes of it."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -12,11 +12,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import TrainingArguments
 
-from ia2.bank import Weights
+from ia2.bank import Weights, can_bank
 from ia2.capture import Site
 from ia2.losses import mean_square
-from ia2.passes import NO_ROW
+from ia2.memory import halves
+from ia2.models import LanguageModel
+from ia2.passes import NO_ROW, TOKENS_PER_BATCH
 from ia2.processes import processes
+from ia2.progress import say
 from ia2.prompt import Tokens
 from ia2.targets import Targets
 
@@ -40,6 +43,7 @@ class TrainingSettings:
         metric_for_best_model: what is looked at: the stage's own `loss`, the `nll` of the responses, or the `accuracy`
             of their tokens.
         seed: of the order of rows.
+        report_to: trackers, by the names that transformers has for them.
     """
 
     learning_rate: float
@@ -50,6 +54,7 @@ class TrainingSettings:
     early_stopping_patience: int = 5
     metric_for_best_model: Metric = "loss"
     seed: int = 0
+    report_to: tuple[str, ...] = ()
 
 
 class Rows(Dataset[Item]):
@@ -90,12 +95,13 @@ class Rows(Dataset[Item]):
 
 @dataclass(frozen=True)
 class Job:
-    """One training: the weights that it begins with, its rows and its settings."""
+    """One training: the weights that it begins with, its rows and its settings; its name for trackers."""
 
     start: Weights
     train: Rows
     dev: Rows | None
     settings: TrainingSettings
+    name: str = ""
 
     @property
     def shape(self) -> tuple[Any, ...]:
@@ -164,12 +170,44 @@ def arguments(settings: TrainingSettings, folder: Path, has_dev: bool) -> Traini
         eval_on_start=has_dev,
         logging_strategy="no",
         save_strategy="no",
-        report_to="none",
+        save_total_limit=1,
+        report_to=list(settings.report_to),
         disable_tqdm=True,
         remove_unused_columns=False,
-        dataloader_pin_memory=torch.cuda.is_available(),
+        dataloader_pin_memory=False,  # rows are not collated yet
         seed=settings.seed,
     )
+
+
+def side_by_side(lm: LanguageModel, jobs: Sequence[Job]) -> Iterator[list[int]]:
+    """Indices of jobs that are trained at once: of one shape, within `TOKENS_PER_BATCH` tokens a step."""
+    shapes: dict[Any, list[int]] = {}
+    together = can_bank(lm.model) and processes().num_processes == 1  # gradients of a bank are not exchanged
+    for i, job in enumerate(jobs):
+        shapes.setdefault(job.shape if together else i, []).append(i)
+    for alike in shapes.values():
+        alike.sort(key=lambda i: jobs[i].settings.learning_rate)  # the optimiser then has few and large weights
+        n = max(1, TOKENS_PER_BATCH // max(jobs[i].tokens_per_step for i in alike))
+        yield from (alike[i : i + n] for i in range(0, len(alike), n))
+
+
+def smaller(jobs: Sequence[Job], name: str) -> list[Sequence[Job]]:
+    """Parts that need less memory at once: half as many jobs, or one with fewer rows in a pass and the same updates.
+
+    Says so. None, if there are none.
+    """
+    if len(jobs) > 1:
+        say(f"{name}: out of memory with {len(jobs)} trainings side by side; now half as many")
+        return list(halves(jobs))
+    [job] = jobs
+    n, n_passes = job.settings.per_device_train_batch_size, job.settings.gradient_accumulation_steps
+    fewer = max((m for m in range(1, n // 2 + 1) if n * n_passes % m == 0), default=0)
+    if not fewer:
+        return []
+    n_passes = n * n_passes // fewer
+    say(f"{name}: out of memory with {n} rows in a pass; now {fewer}, and {n_passes} passes an update")
+    settings = replace(job.settings, per_device_train_batch_size=fewer, gradient_accumulation_steps=n_passes)
+    return [[replace(job, settings=settings)]]
 
 
 @dataclass

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import Cache, DynamicCache
 
 from ia2.capture import Site, read
+from ia2.memory import in_halves
 from ia2.models import LanguageModel
 from ia2.processes import is_shared, most
 from ia2.prompt import Positions, TokenBatch, Tokens
@@ -26,7 +27,7 @@ def passes(
     positions: Positions = "response",
     max_tokens: int = TOKENS_PER_BATCH,
 ) -> Iterator[tuple[list[int], TokenBatch, dict[Site, Tensor]]]:
-    """Read all rows, in batches of at most `max_tokens` tokens.
+    """Read all rows, in batches of at most `max_tokens` tokens, or of half as many where memory runs out, and so on.
 
     The values are those of `ia2.read` on each row whole; but where all rows begin with the same tokens, as with the
     same demos for every query, these run once and the rest of every row attends to their keys and values.
@@ -38,14 +39,18 @@ def passes(
     """
     n = shared_prefix(lm, rows)
     rest = [replace(row, ids=row.ids[n:]) for row in rows]
-    chosen_rows = list(batches(rest, max_tokens, n))
-    n_passes = len(chosen_rows) + bool(n)
+    parts = list(batches(rest, max_tokens, n))
+    n_passes = len(parts) + bool(n)
     n_others = most(n_passes) - n_passes if is_shared(lm.base) else 0
     cache = prefill(lm, rows[0].ids[:n]) if n else None
-    for chosen in chosen_rows:
+
+    def values(chosen: Sequence[int]) -> tuple[TokenBatch, dict[Site, Tensor]]:
         batch = lm.encoder.collate([rest[i] for i in chosen], positions).to(lm.device)
         prefix = repeated(cache, len(chosen)) if cache else None
-        yield chosen, batch, read(lm.model, lm.anatomy, batch, sites, layers, prefix)
+        return batch, read(lm.model, lm.anatomy, batch, sites, layers, prefix)
+
+    for chosen, (batch, found) in in_halves(parts, values):
+        yield list(chosen), batch, found
     for _ in range(n_others):
         read(lm.model, lm.anatomy, lm.encoder.collate([NO_ROW]).to(lm.device), ())
 

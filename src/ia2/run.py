@@ -9,6 +9,7 @@ predictions.jsonl  metrics.json  report.html    evaluation
 import hashlib
 import json
 import platform
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -31,20 +32,24 @@ from ia2.config import RunConfig, make_config, read_config
 from ia2.contexts import Contexts, Similarity, tfidf
 from ia2.data import Example, hold_out
 from ia2.errors import IA2Error
+from ia2.estimate import estimate
 from ia2.evaluation import Answer, Variant, answer, evaluate
 from ia2.files import damaged, locked, read_json, read_jsonl, write_json, write_jsonl, write_text, written_aside
 from ia2.jobs import Job, TrainingResult, TrainingSettings, best_of
 from ia2.lessons import SPLITS, Lessons
+from ia2.memory import free
 from ia2.models import LanguageModel, load_model
 from ia2.processes import processes, shared_out
 from ia2.progress import say
-from ia2.prompt import build_prompt
+from ia2.prompt import Tokens, build_prompt
 from ia2.results import write_results
 from ia2.summary import difference, summarise
 from ia2.task import Task, infer_labels
+from ia2.tracking import check_installed, tensorboard_in
 from ia2.training import train_jobs
 
 SIDE_BY_SIDE = 64
+CHECKPOINTS = "checkpoints"  # of a training at work, in the folder of the first run that it is for
 
 
 @dataclass(frozen=True)
@@ -188,18 +193,19 @@ class Run:
 
     @property
     def is_trained(self) -> bool:
-        """Whether every adapter is there."""
-        return all(folder.is_dir() for folder in self.adapters.values())
+        """Whether every adapter is there, and no checkpoint any more."""
+        return all(folder.is_dir() for folder in self.adapters.values()) and not (self.folder / CHECKPOINTS).exists()
 
     def begin(self, lm: LanguageModel, similarity: Similarity = tfidf) -> Lessons:
         """Check that it can be trained, write what is asked, and look at the teacher; what stages will learn from."""
+        check_installed(self.config.report_to)
         contexts = self.contexts(lm, similarity)
         needs_teacher = any(stage.teacher_sites or stage.imitates for stage in self.config.stages().values())
         for stage in self.config.stages().values():
             stage.selection(lm.anatomy)  # the layers are there
-        self._check_fits(lm, contexts if needs_teacher else None)
-        with self.new_adapter(lm, contexts):
-            pass  # it can be made: nothing is written before that is known
+        teacher, student = self._check_fits(lm, contexts if needs_teacher else None)
+        with self.new_adapter(lm, contexts) as model:  # it can be made: nothing is written before that is known
+            self._look_at_memory(lm, teacher, student, n_trainable(model))
         if not (self.folder / "config.yaml").is_file():
             self._write()
         lessons = self.lessons(lm, contexts)
@@ -225,23 +231,42 @@ class Run:
         """The base model, as configured."""
         return load_model(self.config.model, **self.config.base)
 
-    def _check_fits(self, lm: LanguageModel, contexts: Contexts | None) -> None:
-        """Encode the labels and every prompt that training will need, so that none is found amiss half way."""
+    def _look_at_memory(
+        self, lm: LanguageModel, teacher: Sequence[Tokens], student: Sequence[Tokens], n_trainable: int
+    ) -> None:
+        """Say so, where a stage will hardly fit."""
+        for name, stage in self.config.stages().items():
+            batch_size = self.config.settings(name, len(student))[0].per_device_train_batch_size
+            needs = estimate(lm, teacher, student, stage.selection(lm.anatomy), n_trainable, batch_size)
+            wanted, there = max(needs.collecting, needs.training) - needs.weights, free(lm.device)
+            if wanted > there:
+                say(
+                    f"{name}: about {wanted / 1e9:.1f} GB are needed beside the model, {there / 1e9:.1f} GB are free; "
+                    "where they run out, less is done at once, down to one row"
+                )
+
+    def _check_fits(self, lm: LanguageModel, contexts: Contexts | None) -> tuple[list[Tokens], list[Tokens]]:
+        """Encode the labels and every prompt that training will need, so that none is found amiss half way.
+
+        Returns:
+            The rows as the teacher reads them, if there is one, and as the student does.
+        """
         lm.encoder.label_ids(self.task().labels or ())
-        n_dropped = 0
+        teacher, student, n_dropped = list[Tokens](), list[Tokens](), 0
         for example in (*self.data.train, *self.data.dev, *self.data.unlabelled):
-            lm.encoder.encode(build_prompt(self.task(), (), example.query, example.response))
+            student.append(lm.encoder.encode(build_prompt(self.task(), (), example.query, example.response)))
             if contexts:
                 whole, fitted = (
                     of.prompt(self.task(), example, example.response, np.random.default_rng(0))
                     for of in (replace(contexts, fits=None), contexts)
                 )
-                lm.encoder.encode(fitted)
+                teacher.append(lm.encoder.encode(fitted))
                 n_dropped += whole != fitted
         if n_dropped:
             say(
                 f"{n_dropped} rows are shown fewer demos, so that they fit the window of {lm.encoder.max_length} tokens"
             )
+        return teacher, student
 
     def settings_of(self, name: str, n_rows: int, has_dev: bool) -> list[TrainingSettings]:
         """Of each training of a stage; without development rows there is one, with the middle learning rate."""
@@ -331,6 +356,8 @@ def train_runs(runs: Sequence[Run], lm: LanguageModel, similarity: Similarity = 
                         lessons[run.folder] = run.begin(lm, similarity)
                         locks.enter_context(locked(run.folder))
                 _train_together(lm, alike, number, [lessons[run.folder] for run in alike])
+    for run in runs:
+        _tidy(run)  # an earlier call may have been killed before it did
 
 
 def _alike(runs: Sequence[Run], number: int) -> Iterator[list[Run]]:
@@ -366,9 +393,12 @@ class Share:
         """As it is before the stage."""
         return self.run.new_adapter(lm, self.lessons.contexts, self.previous)
 
-    def jobs(self) -> list[Job]:
-        """One for each learning rate."""
-        return [Job(self.start, self.train, self.dev, settings) for settings in self.settings]
+    def jobs(self, prefix: str) -> list[Job]:
+        """One for each learning rate, which is its name behind the prefix and the stage's."""
+        return [
+            Job(self.start, self.train, self.dev, settings, f"{prefix}{self.name}/lr={settings.learning_rate:g}")
+            for settings in self.settings
+        ]
 
     def save(self, model: Any, results: Sequence[TrainingResult]) -> None:
         """Keep the best, by way of the adapter on `model`."""
@@ -391,12 +421,26 @@ def _train_together(lm: LanguageModel, runs: Sequence[Run], number: int, lessons
     with first.adapter(lm) as model:
         first.start = trainable_copy(model)
         stage, together = first.run.config.stages()[first.name], first.run.config.side_by_side
-        jobs = [job for share in shares for job in share.jobs()]
-        results = iter(train_jobs(lm, stage, jobs, first.name, together))
+        jobs = [job for share in shares for job in share.jobs(f"{share.run.folder}/" if len(shares) > 1 else "")]
+        checkpoints = first.run.folder / CHECKPOINTS / _key(shares)
+        with tensorboard_in(first.run.folder / "logs"):
+            results = iter(train_jobs(lm, stage, jobs, first.name, together, checkpoints))
         for share in shares:
             own = list(islice(results, len(share.settings)))
             if not share.run.adapters[share.name].is_dir():
                 share.save(model, own)
+    _tidy(first.run)
+
+
+def _key(shares: Sequence[Share]) -> str:
+    """Of all that determines a training."""
+    what = [(share.name, share.run.config.model_dump(mode="json"), list(share.run._rows())) for share in shares]
+    return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:32]
+
+
+def _tidy(run: Run) -> None:
+    """Remove checkpoints, when what they were for is there."""
+    shutil.rmtree(run.folder / CHECKPOINTS, ignore_errors=True)
 
 
 def environment() -> dict[str, Any]:

@@ -4,12 +4,13 @@ Several jobs that differ in learning rate, seed or rows are trained side by side
 """
 
 import math
+import shutil
 import tempfile
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import fields
-from itertools import groupby
+from dataclasses import dataclass, fields
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,30 @@ import torch
 from accelerate.utils import patch_environment  # type: ignore[import-untyped]
 from torch import Tensor, nn
 from torch.utils.data import SequentialSampler
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
 
-from ia2.bank import Bank, can_bank, restore, trainable_copy
+from ia2.bank import Bank, restore, trainable_copy
 from ia2.capture import Site, read
+from ia2.checkpoints import CheckpointedTrainer, EverySoOften, load_results, save_results
 from ia2.errors import IA2Error
-from ia2.jobs import Epoch, Item, Job, Record, Rows, TrainingResult, TrainingSettings, arguments
+from ia2.jobs import (
+    Epoch,
+    Item,
+    Job,
+    Record,
+    Rows,
+    TrainingResult,
+    TrainingSettings,
+    arguments,
+    side_by_side,
+    smaller,
+)
 from ia2.losses import LOSSES, Scale, ce
+from ia2.memory import ran_out, tidy
 from ia2.methods import Stage
 from ia2.models import LanguageModel
 from ia2.passes import TOKENS_PER_BATCH, batches
-from ia2.processes import processes
 from ia2.progress import Advance, say, step
 from ia2.prompt import IGNORED, TokenBatch
 
@@ -37,7 +51,14 @@ class NotFinite(ArithmeticError):  # noqa: N818
     """No job that is left has a finite loss."""
 
 
-class StageTrainer(Trainer):
+@dataclass(frozen=True)
+class Fetched:
+    """Rows of a batch, before they are collated."""
+
+    items: Sequence[list[Item]]
+
+
+class StageTrainer(CheckpointedTrainer):
     """Minimises a `Stage` for every job; each term is a mean over the positions of the job's update.
 
     A job that has run out of patience, or has no finite loss, is left out of later steps.
@@ -45,8 +66,9 @@ class StageTrainer(Trainer):
 
     def __init__(self, lm: LanguageModel, stage: Stage, jobs: Sequence[Job], bank: Bank, args: TrainingArguments):
         self.epoch = Epoch(jobs, args.world_size)
+        fetch: Any = Fetched
         with patch_environment(ACCELERATE_USE_FSDP="false"):  # `load_model` has shared the weights already
-            super().__init__(lm.model, args, self.collate, train_dataset=self.epoch, eval_dataset=jobs[0].dev)
+            super().__init__(lm.model, args, fetch, train_dataset=self.epoch, eval_dataset=jobs[0].dev)
         self.remove_callback(PrinterCallback)
         vars(self.accelerator)["free_memory"] = lambda: []  # it is new; looking for garbage takes as long as ten steps
         self.model_accepts_loss_kwargs = True  # so that the Trainer counts the positions of the whole update
@@ -54,6 +76,7 @@ class StageTrainer(Trainer):
         self.settings, self.has_dev = jobs[0].settings, jobs[0].dev is not None
         self.records = [Record() for _ in jobs]
         self.running = list(range(len(jobs)))
+        self.began = time.perf_counter()
         self.layers = stage.selection(lm.anatomy).layers
         self.powers_GL = {
             site: torch.stack([job.train.power(site) for job in jobs]).to(lm.device)
@@ -81,6 +104,11 @@ class StageTrainer(Trainer):
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         return grad_norm  # not measured unless it is clipped
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
+        """Collated when they are wanted: a batch is fetched ahead, when it is not known which jobs will be running."""
+        batches = [self.collate(fetched.items) for fetched in islice(epoch_iterator, num_batches)]
+        return batches, self._get_num_items_in_batch(batches, device)
 
     def collate(self, items: Sequence[list[Item]]) -> dict[str, Any]:
         """A batch of the jobs that are running."""
@@ -175,6 +203,7 @@ class StageTrainer(Trainer):
         for g, (loss, value) in values.items():
             record, step = self.records[g], self.state.global_step
             record.log.append({"step": step, "eval_loss": loss, "eval_value": value})
+            self.track({f"eval_{self.jobs[g].name}/loss": loss, f"eval_{self.jobs[g].name}/value": value})
             if value < record.value:
                 record.value, record.step, record.n_bad, record.weights = value, step, 0, self.bank.copy(g)
             else:
@@ -186,6 +215,11 @@ class StageTrainer(Trainer):
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def track(self, values: dict[str, float]) -> None:
+        """Send values to the trackers, if there are any."""
+        if self.settings.report_to:
+            self.log(values)
 
     @torch.no_grad()
     def dev_values(self) -> dict[int, tuple[float, float]]:
@@ -223,7 +257,7 @@ class StageTrainer(Trainer):
         by_rank = zip(*([row for row, _ in rows] for rows in sorted_rows), strict=True)
         longest = [max(same, key=lambda row: len(row.ids)) for same in by_rank]
         n, own = self.args.world_size, self.args.process_index
-        for chosen in batches(longest, n * TOKENS_PER_BATCH // len(jobs)):
+        for chosen in batches(longest, n * TOKENS_PER_BATCH // len(jobs) // self.args.gradient_accumulation_steps):
             parts = [[rows[i] for i in chosen[own::n]] for rows in sorted_rows]
             nothing = [[of.nothing] for g in jobs if (of := self.jobs[g].dev)]
             yield self._prepare_inputs(self._collated(jobs, parts if parts[0] else nothing))
@@ -243,11 +277,17 @@ class Steps(TrainerCallback):
     def __init__(self, trainer: StageTrainer, advance: Advance = lambda *_: None):
         self.trainer, self.advance, self.note = trainer, advance, ""
 
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """From a checkpoint, if there is one."""
+        self.advance(state.global_step)
+
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Epochs count from 0."""
-        self.trainer.epoch.begin(round(state.epoch or 0))
+        self.trainer.epoch.begin(int(state.epoch or 0))
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Remember what to show."""
@@ -267,6 +307,7 @@ class Steps(TrainerCallback):
         for g in self.trainer.running:
             record = self.trainer.records[g]
             record.log.append({"step": state.global_step, "loss": record.loss})
+            self.trainer.track({f"{self.trainer.jobs[g].name}/loss": record.loss})
             record.loss = 0.0
         self.trainer.bank.clear_gradients()
         self.advance(1, self.note)
@@ -287,7 +328,12 @@ def without_walks(model: nn.Module) -> Iterator[None]:
 
 
 def train_jobs(
-    lm: LanguageModel, stage: Stage, jobs: Sequence[Job], name: str = "training", together: bool = True
+    lm: LanguageModel,
+    stage: Stage,
+    jobs: Sequence[Job],
+    name: str = "training",
+    together: bool = True,
+    folder: Path | None = None,
 ) -> list[TrainingResult]:
     """Train the adapter of `lm` once for each job; side by side, where they can be and may be (`together`).
 
@@ -295,38 +341,57 @@ def train_jobs(
     count among the candidates. The value of the restored weights is measured again and must be the best one: a restore
     that does nothing is an error. Where a job's loss stops being finite it ends, says so, and has its best weights, or
     the last ones with a finite loss; the others go on.
+
+    With a `folder`, which is to be of this very call, an interrupted one made again goes on from what it kept there.
     """
     found: dict[int, TrainingResult] = {}
-    for chosen in side_by_side(lm, jobs) if together else [[i] for i in range(len(jobs))]:
-        results = _train(lm, stage, [jobs[i] for i in chosen], name)
-        found |= dict(zip(chosen, results, strict=True))
+    parts = list(side_by_side(lm, jobs)) if together else [[i] for i in range(len(jobs))]
+    for part in parts:
+        kept = folder / f"{part[0]}.safetensors" if folder and len(parts) > 1 else None
+        if kept and kept.is_file():
+            results = load_results(kept)
+        else:
+            results = _fitting(lm, stage, [jobs[i] for i in part], name, folder / str(part[0]) if folder else None)
+        if kept:
+            save_results(kept, results)
+            shutil.rmtree(kept.with_suffix(""), ignore_errors=True)
+        found |= dict(zip(part, results, strict=True))
     return [found[i] for i in range(len(jobs))]
 
 
-def side_by_side(lm: LanguageModel, jobs: Sequence[Job]) -> Iterator[list[int]]:
-    """Indices of jobs that are trained at once: of one shape, within `TOKENS_PER_BATCH` tokens a step."""
-    shapes: dict[Any, list[int]] = {}
-    together = can_bank(lm.model) and processes().num_processes == 1  # gradients of a bank are not exchanged
-    for i, job in enumerate(jobs):
-        shapes.setdefault(job.shape if together else i, []).append(i)
-    for alike in shapes.values():
-        alike.sort(key=lambda i: jobs[i].settings.learning_rate)  # the optimiser then has few and large weights
-        n = max(1, TOKENS_PER_BATCH // max(jobs[i].tokens_per_step for i in alike))
-        yield from (alike[i : i + n] for i in range(0, len(alike), n))
+def _fitting(
+    lm: LanguageModel, stage: Stage, jobs: Sequence[Job], name: str, folder: Path | None
+) -> list[TrainingResult]:
+    """Train side by side; where memory runs out, fewer at once, then with fewer rows in a pass."""
+    try:
+        return _train(lm, stage, jobs, name, folder)
+    except RuntimeError as error:
+        if not ran_out(error) or not (parts := smaller(jobs, name)):
+            raise
+    tidy()
+    places = [folder and folder / str(k) for k in range(len(parts))] if len(parts) > 1 else [folder]
+    return [r for part, place in zip(parts, places, strict=True) for r in _fitting(lm, stage, part, name, place)]
 
 
-def _train(lm: LanguageModel, stage: Stage, jobs: Sequence[Job], name: str) -> list[TrainingResult]:
-    start, settings = time.perf_counter(), jobs[0].settings
+def _train(
+    lm: LanguageModel, stage: Stage, jobs: Sequence[Job], name: str, folder: Path | None
+) -> list[TrainingResult]:
+    settings = jobs[0].settings
     n_epoch = -(-len(jobs[0].train) // (settings.per_device_train_batch_size * settings.gradient_accumulation_steps))
     bank = Bank(lm.model, [job.start for job in jobs])
-    with tempfile.TemporaryDirectory() as folder, step(name, n_epoch * settings.num_train_epochs) as advance:
-        trainer = StageTrainer(lm, stage, jobs, bank, arguments(settings, Path(folder), jobs[0].dev is not None))
+    with tempfile.TemporaryDirectory() as temporary, step(name, n_epoch * settings.num_train_epochs) as advance:
+        args = arguments(settings, folder or Path(temporary), jobs[0].dev is not None)
+        trainer = StageTrainer(lm, stage, jobs, bank, args)
         trainer.add_callback(Steps(trainer, advance))
+        if folder and args.world_size == 1:
+            trainer.add_callback(EverySoOften())
+        if last := get_last_checkpoint(args.output_dir):
+            say(f"{name}: goes on from {Path(last).name}")
         with bank.attached(), without_walks(lm.model):
             with suppress(NotFinite):  # every job says why it stopped
-                trainer.train()
+                trainer.train(last)
             _restore_best(trainer, name)
-    seconds = (time.perf_counter() - start) / len(jobs)
+    seconds = (time.perf_counter() - trainer.began) / len(jobs)
     return [
         TrainingResult(
             weights=bank.copy(g),
