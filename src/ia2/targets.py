@@ -21,7 +21,7 @@ from ia2.capture import BEFORE, Selection, Site, paths
 from ia2.files import damaged, written_alone
 from ia2.models import LanguageModel
 from ia2.passes import passes
-from ia2.processes import processes
+from ia2.processes import is_shared, processes
 from ia2.progress import step
 from ia2.prompt import Prompt, Tokens
 
@@ -99,13 +99,13 @@ def collect(
 
 
 def _keep(lm: LanguageModel, rows: Sequence[Tokens], selection: Selection, path: Path) -> None:
-    """Compute a shard, unless it is there, and write it; without rows, take part in what the others compute."""
-    if not rows or path.is_file():
+    """Compute and write a shard, unless it is there; where weights are shared, take part in what the others compute."""
+    if rows and not path.is_file():
+        values = _collect(lm, rows, selection)
+        with written_alone(path) as aside:
+            save_file(values, aside, {"sha256": _digest(values)})
+    elif is_shared(lm.base):
         deque(passes(lm, (), selection.sites))
-        return
-    values = _collect(lm, rows, selection)
-    with written_alone(path) as aside:
-        save_file(values, aside, {"sha256": _digest(values)})
 
 
 def _read_shard(path: Path) -> dict[str, Tensor]:
