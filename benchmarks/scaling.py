@@ -3,8 +3,9 @@
 python -m benchmarks.scaling
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 from torch import nn
@@ -55,6 +56,7 @@ class Plan:
     train_seconds: float
 
 
+@cache
 def shape(name: str) -> LanguageModel:
     """A model of the shape, without weights; where its sites are is found on one that is as deep, and narrow."""
     kind, vocabulary, width, ffn, layers, heads, head, tied = MODELS[name]
@@ -122,13 +124,13 @@ def seconds(lm: LanguageModel, needs: Needs, n: int, shared: bool, gpu: Gpu) -> 
     return collect, N_STEPS * step
 
 
-def table() -> str:
+def table(found: Iterable[Plan]) -> str:
     """As on the page."""
     lines = [
         "| model | GPUs | weights | GB a GPU | to collect | to train | targets, GB | collect, s | train, s |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for plan in plans():
+    for plan in found:
         sizes = (plan.needs.weights, plan.needs.collecting, plan.needs.training, plan.needs.targets)
         cells = [plan.model, str(plan.n_gpus), plan.weights, *(f"{of / 1e9:.1f}" for of in sizes)]
         cells += [f"{of:.0f}" if of >= 10 else f"{of:.1f}" for of in (plan.collect_seconds, plan.train_seconds)]
@@ -137,4 +139,4 @@ def table() -> str:
 
 
 if __name__ == "__main__":
-    print(table())
+    print(table(plans()))

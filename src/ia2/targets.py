@@ -26,6 +26,7 @@ from ia2.progress import step
 from ia2.prompt import Prompt, Tokens
 
 SHARD_BYTES = 2**26  # of targets that are in memory while they are collected
+SHARD_ROWS = 4096
 
 
 class Parts(Sequence[Tensor]):
@@ -139,12 +140,12 @@ def _collect(lm: LanguageModel, rows: Sequence[Tokens], selection: Selection) ->
 def _shards(
     lm: LanguageModel, prompts: Collection[Prompt], selection: Selection
 ) -> Iterator[tuple[int, Sequence[Tokens]]]:
-    """Rows in parts of at most `SHARD_BYTES`, or one row; with the number of the first."""
+    """Rows in parts of at most `SHARD_ROWS` and `SHARD_BYTES`, or one row; with the number of the first."""
     start, size = 0, 0
     rows: list[Tokens] = []
     for row in map(lm.encoder.encode, prompts):
         own = n_bytes(lm, row, selection)
-        if rows and size + own > SHARD_BYTES:
+        if len(rows) == SHARD_ROWS or (rows and size + own > SHARD_BYTES):
             yield start, rows
             start, size, rows = start + len(rows), 0, []
         size += own
