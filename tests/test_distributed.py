@@ -10,15 +10,19 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import PartialState
 from conftest import random_model, reasoned_rows
 from safetensors.torch import load_file
 
 import ia2.targets
+from ia2.adapters import new_adapter
 from ia2.capture import Selection
 from ia2.cli import main
+from ia2.errors import IA2Error
 from ia2.files import read_json, read_jsonl, write_json, write_jsonl
 from ia2.jobs import Epoch, Job, Rows, TrainingSettings
 from ia2.models import LanguageModel
+from ia2.processes import processes
 from ia2.prompt import Tokens
 from ia2.run import Run
 from ia2.targets import Targets
@@ -161,6 +165,22 @@ def test_processes_share_every_batch_and_each_row_once(n_processes: int, batch_s
     assert sorted(i for step in counted for i in step) == list(range(7))
     assert n_processes == 1 or {len(step) for step in steps} == {own * n_processes}
     assert all(len(of["logits"]) == row.n_response for row, of in items)
+
+
+@pytest.mark.parametrize("name", ["full", "prompt-tuning"])
+def test_an_adapter_that_needs_whole_weights_says_so(lm: LanguageModel, name: str) -> None:
+    lm.base._is_distributed_loading_by_transformers = True
+    with pytest.raises(IA2Error, match=f"adapter '{name}' needs whole weights"), new_adapter(lm, name):
+        pass
+
+
+def test_deepspeed_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PartialState, "_shared_state", {})
+    monkeypatch.setattr("accelerate.state.is_deepspeed_available", lambda: False)
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(IA2Error, match="DeepSpeed is not available"):
+        processes()
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from ia2.errors import IA2Error
 from ia2.estimate import Needs, estimate
 from ia2.evaluation import Variant, gold, label_logps
 from ia2.models import LanguageModel
+from ia2.processes import is_shared, processes
 from ia2.prompt import Tokens, build_prompt
 from ia2.run import Run
 
@@ -76,7 +77,9 @@ def examine(run: Run, lm: LanguageModel) -> Report:
             (s.selection(lm.anatomy) for s in stages if s.teacher_sites), next(iter(stages)).selection(lm.anatomy)
         )
         settings = run.config.settings(next(iter(run.config.stages())), len(data.train))[0]
-        needs = estimate(lm, teacher, student, selection, n_trainable, settings.per_device_train_batch_size)
+        n, shared = processes().num_processes, is_shared(lm.base)
+        batch_size = settings.per_device_train_batch_size
+        needs = estimate(lm, teacher, student, selection, n_trainable, batch_size, n, shared)
         rows = list(data.dev or data.train)[:N_ROWS]
         for name, of in (("without", None), ("with", contexts)):
             start = time.perf_counter()

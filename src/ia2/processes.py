@@ -10,13 +10,22 @@ from typing import Any, TypeVar
 from accelerate import PartialState  # type: ignore[import-untyped]
 from accelerate.utils import gather_object, parse_flag_from_env  # type: ignore[import-untyped]
 
+from ia2.errors import IA2Error
+
 Row = TypeVar("Row")
 Result = TypeVar("Result")
 
 
 def processes() -> PartialState:
-    """This process among the others, and its device."""
-    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+    """This process among the others, and its device.
+
+    Raises:
+        IA2Error: a package is missing, such as DeepSpeed.
+    """
+    try:
+        return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+    except ImportError as error:
+        raise IA2Error(f"accelerate cannot start as it is configured: {error}") from error
 
 
 def shares_weights() -> bool:

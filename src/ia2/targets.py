@@ -21,11 +21,12 @@ from ia2.capture import BEFORE, Selection, Site, paths
 from ia2.files import damaged, written_alone
 from ia2.models import LanguageModel
 from ia2.passes import passes
-from ia2.processes import processes
+from ia2.processes import is_shared, processes
 from ia2.progress import step
 from ia2.prompt import Prompt, Tokens
 
 SHARD_BYTES = 2**26  # of targets that are in memory while they are collected
+SHARD_ROWS = 4096
 
 
 class Parts(Sequence[Tensor]):
@@ -99,13 +100,13 @@ def collect(
 
 
 def _keep(lm: LanguageModel, rows: Sequence[Tokens], selection: Selection, path: Path) -> None:
-    """Compute a shard, unless it is there, and write it; without rows, take part in what the others compute."""
-    if not rows or path.is_file():
+    """Compute and write a shard, unless it is there; where weights are shared, take part in what the others compute."""
+    if rows and not path.is_file():
+        values = _collect(lm, rows, selection)
+        with written_alone(path) as aside:
+            save_file(values, aside, {"sha256": _digest(values)})
+    elif is_shared(lm.base):
         deque(passes(lm, (), selection.sites))
-        return
-    values = _collect(lm, rows, selection)
-    with written_alone(path) as aside:
-        save_file(values, aside, {"sha256": _digest(values)})
 
 
 def _read_shard(path: Path) -> dict[str, Tensor]:
@@ -139,12 +140,12 @@ def _collect(lm: LanguageModel, rows: Sequence[Tokens], selection: Selection) ->
 def _shards(
     lm: LanguageModel, prompts: Collection[Prompt], selection: Selection
 ) -> Iterator[tuple[int, Sequence[Tokens]]]:
-    """Rows in parts of at most `SHARD_BYTES`, or one row; with the number of the first."""
+    """Rows in parts of at most `SHARD_ROWS` and `SHARD_BYTES`, or one row; with the number of the first."""
     start, size = 0, 0
     rows: list[Tokens] = []
     for row in map(lm.encoder.encode, prompts):
         own = n_bytes(lm, row, selection)
-        if rows and size + own > SHARD_BYTES:
+        if len(rows) == SHARD_ROWS or (rows and size + own > SHARD_BYTES):
             yield start, rows
             start, size, rows = start + len(rows), 0, []
         size += own

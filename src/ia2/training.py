@@ -69,6 +69,8 @@ class StageTrainer(CheckpointedTrainer):
         fetch: Any = Fetched
         with patch_environment(ACCELERATE_USE_FSDP="false"):  # `load_model` has shared the weights already
             super().__init__(lm.model, args, fetch, train_dataset=self.epoch, eval_dataset=jobs[0].dev)
+        if self.is_deepspeed_enabled and self.accelerator.state.deepspeed_plugin.zero_stage == 3:
+            raise IA2Error("DeepSpeed's ZeRO stage 3 shares the weights, as only FSDP can here; choose stage 1 or 2")
         self.remove_callback(PrinterCallback)
         vars(self.accelerator)["free_memory"] = lambda: []  # it is new; looking for garbage takes as long as ten steps
         self.model_accepts_loss_kwargs = True  # so that the Trainer counts the positions of the whole update
