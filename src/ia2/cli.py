@@ -257,6 +257,18 @@ def analyze(
 
 
 @app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="Of a run, a comparison, a sweep, or the demo.")],
+) -> None:
+    """Write the page of results again from what a folder holds, with the analysis, if there is one by now."""
+    from ia2.results import rewrite_report
+    from ia2.sweep import report_sweep
+
+    page = report_sweep(folder) if (folder / "results.csv").is_file() else rewrite_report(folder)
+    typer.echo(f"report: {page}")
+
+
+@app.command()
 def merge(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     output: Annotated[Path, typer.Option(help="A new folder for the merged model.")],
