@@ -14,9 +14,12 @@ import numpy as np
 import pytest
 from plotly.offline import get_plotlyjs
 
+from ia2.cli import app
+from ia2.errors import IA2Error
 from ia2.files import write_json, write_jsonl, write_text
 from ia2.report import display_name, write_report
 from ia2.report.disagreements import N_ROWS
+from ia2.results import write_results
 
 HOSTILE = "<script>alert(1)</script>"
 NAMES = ("zero-shot", "icl", "sft", "soft", "ia2", "ia2-sft", "ia2-sft+unlabelled")
@@ -308,15 +311,41 @@ def test_a_disagreement_has_the_probabilities_of_labels_and_what_icl_was_shown(p
 
 
 def test_the_verdict_is_of_the_most_accurate_method_and_says_that_it_was_chosen(path: Path) -> None:
-    pairs = {"sft - icl": difference({**interval(0.1), "p_holm": 0.04}, interval(0.0))}
-    assert "above ICL in accuracy (p\u00a0=\u00a00.040);" in (
-        one := report(path, metrics_of(differences=pairs), []).text
-    )
-    assert "after the fact" not in one
+    pairs = {"sft - icl": difference(interval(0.1), interval(0.0))}
+    assert "after the fact" not in report(path, metrics_of(differences=pairs), []).text
     pairs |= {"ia2-sft - icl": difference(interval(0.2), interval(0.0))}
     text = report(path, metrics_of(differences=pairs), []).text
     assert "IA2→SFT is 20.0 points [15.0, 25.0] above ICL" in text
     assert "Of the 2 methods compared, IA2→SFT is the most accurate on these rows: chosen after the fact" in text
+
+
+@pytest.mark.parametrize(
+    ("p", "expected"),
+    [
+        (0.04, "SFT is 10.0 points [5.0, 15.0] above ICL in accuracy;"),
+        (0.4, "no difference in accuracy that this data can show (+10.0 [+5.0, +15.0] points, p\u00a0=\u00a00.400);"),
+    ],
+)
+def test_the_verdict_heeds_p_values_that_are_corrected(path: Path, p: float, expected: str) -> None:
+    pairs = {"sft - icl": difference({**interval(0.1), "p_holm": p}, interval(0.0))}
+    assert expected in report(path, metrics_of(differences=pairs), []).text
+
+
+def test_the_command_writes_the_page_again_with_what_was_found_since(tmp_path: Path) -> None:
+    with pytest.raises(IA2Error, match=r"no metrics.json of a run or a comparison, and no results.csv of a sweep"):
+        run_report(tmp_path)
+    write_results(tmp_path, metrics_of(), rows_of())
+    first = (tmp_path / "report.html").read_bytes()
+    (tmp_path / "report.html").unlink()
+    run_report(tmp_path)
+    assert (tmp_path / "report.html").read_bytes() == first
+    write_run(tmp_path)
+    run_report(tmp_path)
+    assert "How it was made" in Page(tmp_path / "report.html").text
+
+
+def run_report(folder: Path) -> None:
+    app(["report", str(folder)], standalone_mode=False)
 
 
 def test_risk_is_of_the_surest_rows_and_rows_that_are_equally_sure_go_together(path: Path) -> None:

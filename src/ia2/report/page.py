@@ -125,23 +125,28 @@ def _tiles(methods: dict[str, Any], subject: str) -> str:
 
 
 def _claim(pair: str, difference: dict[str, Interval]) -> str:
-    """What the intervals of a minus b allow to say about accuracy and calibration error; nothing if they hold 0."""
+    """What the intervals of a minus b allow to say about accuracy and calibration error, and their p-values."""
     a, b = (f"<b>{name_of(name)}</b>" for name in pair.split(" - ", 1))
     accuracy, ece = difference["accuracy"], difference["ece"]
-    none = "no difference in {} that this data can show ({})"
-    if sign := side(accuracy):
-        where = f"{'above' if sign > 0 else 'below'} {b} in accuracy{_chance(accuracy)}"
-        text = f"{a} is {PERCENT.size(accuracy, ' points')} {where}"
+    none = "no difference in {} that this data can show ({}{})"
+    if sign := _shown(accuracy):
+        text = f"{a} is {PERCENT.size(accuracy, ' points')} {'above' if sign > 0 else 'below'} {b} in accuracy"
     else:
-        text = f"Between {a} and {b} there is {none.format('accuracy', PERCENT.interval(accuracy, '+') + ' points')}"
-    if sign := side(ece):
+        points = f"{PERCENT.interval(accuracy, '+')} points"
+        text = f"Between {a} and {b} there is {none.format('accuracy', points, _chance(accuracy))}"
+    if sign := _shown(ece):
         verdict = "higher, which is worse" if sign > 0 else "lower, which is better"
-        return f"{text}; the calibration error of {a} is {SCORE.size(ece)} {verdict}{_chance(ece)}."
-    return f"{text}; {none.format('calibration error', SCORE.interval(ece, '+'))}."
+        return f"{text}; the calibration error of {a} is {SCORE.size(ece)} {verdict}."
+    return f"{text}; {none.format('calibration error', SCORE.interval(ece, '+'), _chance(ece))}."
+
+
+def _shown(difference: Interval) -> int:
+    """The side of a difference, or 0 where chance may be all there is."""
+    return side(difference) if difference.get("p_holm", 0.0) < 0.05 else 0
 
 
 def _chance(difference: Interval) -> str:
-    return f" ({p_value(difference['p_holm'])})" if "p_holm" in difference else ""
+    return f", {p_value(difference['p_holm'])}" if "p_holm" in difference else ""
 
 
 def _cost(name: str, method: dict[str, Any], icl: dict[str, Any]) -> str:
