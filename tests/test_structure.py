@@ -8,7 +8,8 @@ import ia2
 ORDER = (  # noqa: SIM905 - a line that reads from left to right
     "errors files progress world data answers task chat prompt tasks contexts anatomy models capture passes losses "
     "methods adapters bank targets jobs training config statistics metrics recalibration evaluation summary lessons "
-    "report results run trainer merging export estimate doctor comparison overview analysis sweep demo cli __main__"
+    "report results run trainer merging export estimate doctor comparison overview analysis explore sweep demo cli "
+    "__main__"
 ).split()
 SOURCE = Path(ia2.__file__).parent
 
