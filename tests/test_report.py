@@ -19,7 +19,7 @@ from ia2.errors import IA2Error
 from ia2.files import write_json, write_jsonl, write_text
 from ia2.report import display_name, write_report
 from ia2.report.disagreements import N_ROWS
-from ia2.results import write_results
+from ia2.results import print_table, write_results
 
 HOSTILE = "<script>alert(1)</script>"
 NAMES = ("zero-shot", "icl", "sft", "soft", "ia2", "ia2-sft", "ia2-sft+unlabelled")
@@ -378,6 +378,7 @@ def write_run(folder: Path, seed: int = 0, method: str = "ia2-sft", n_unlabelled
     """What a run leaves in its folder."""
     logs = {0.1: [{"step": 0, "eval_loss": 2.0}, {"step": 1, "loss": 9.0}, {"step": 2, "eval_loss": 0.5}]}
     logs[0.2] = [{"step": 1, "loss": 3.0}]
+    logs[0.3] = [{"step": step, "loss": 1.0} for step in range(1000)]
     trainings = [{"learning_rate": rate, "log": log} for rate, log in logs.items()]
     write_json(folder / "adapters" / "ia2" / "training.json", {"learning_rate": 0.1, "trainings": trainings})
     write_text(folder / "config.yaml", f"model: tiny\nmethod: {method}\nseed: {seed}\ncontext: '{HOSTILE}'\n")
@@ -403,7 +404,8 @@ def test_the_report_of_a_run_says_how_it_was_made_and_shows_its_training(path: P
     expected = {**rows, "torch": "9.8.7", "threads": "3", "method": "ia2-sft", "context": escape(HOSTILE)}
     assert expected.items() <= record_of(page).items()
     assert "<script>alert" not in page.own
-    chosen, other = page.figure("Loss of IA2 over steps")["data"]
+    chosen, other, long = page.figure("Loss of IA2 over steps")["data"]
+    assert (len(long["x"]), long["x"][0], long["x"][-1]) == (200, 0, 999)
     assert ((chosen["x"], chosen["y"]), chosen["line"]["dash"]) == (([0, 2], [2.0, 0.5]), "solid")
     assert ((other["x"], other["y"]), other["line"]["dash"]) == (([1], [3.0]), "dot")
 
@@ -422,7 +424,7 @@ def test_the_report_of_a_comparison_has_what_differs_between_its_runs(path: Path
     }
     assert expected.items() <= record_of(page).items()
     for label in ("IA2", "IA2 + unlabelled"):
-        assert len(page.figure(f"Loss of {label} over steps")["data"]) == 2 * 2  # cells, learning rates
+        assert len(page.figure(f"Loss of {label} over steps")["data"]) == 2 * 3  # cells, learning rates
 
 
 def test_one_method_without_predictions(path: Path) -> None:
@@ -432,3 +434,14 @@ def test_one_method_without_predictions(path: Path) -> None:
     assert "How it was made" not in page.text
     assert "<strong>" not in page.own
     assert "Calibration" not in page.own
+
+
+def test_no_value_of_a_table_is_cut_off_on_a_narrow_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    names = ("icl", "a method of a very long name, which is one of a user's own stages, and then some")
+    print_table(metrics_of(names))
+    row = next(line for line in capsys.readouterr().out.splitlines() if names[1] in line)
+    assert "…" not in row
+    assert "0.55 [0.50, 0.60]" in row

@@ -14,6 +14,7 @@ from ia2.report.numbers import MILLISECONDS, WHOLE
 from ia2.report.record import Training
 
 N_POINTS = 60  # of a curve over rows
+N_STEPS = 200  # of a curve over steps
 N_CURVES = 6  # cells whose training is shown
 QUERIES = [10**k for k in range(7)]
 
@@ -29,7 +30,7 @@ def risk_coverage(predictions: Sequence[dict[str, Any]], names: Sequence[str]) -
             )
             order = np.argsort(-sure, kind="stable")
             last = np.flatnonzero(np.append(np.diff(sure[order]) != 0, True))  # of the rows of one confidence
-            last = last[np.unique(np.linspace(0, len(last) - 1, N_POINTS).astype(int))]
+            last = last[_spread(len(last), N_POINTS)]
             coverage, risk = (last + 1) / len(rows), wrong[order].cumsum()[last] / (last + 1)
             figure.add_trace(_line(name, coverage.tolist(), risk.tolist(), "%{y:.1%} wrong of the surest %{x:.0%}"))
     if not figure.data:
@@ -82,6 +83,7 @@ def training_curves(trainings: Sequence[Training]) -> str:
             for rate, log in training.logs.items():
                 key = "eval_loss" if any("eval_loss" in entry for entry in log) else "loss"
                 steps = [entry for entry in log if key in entry]
+                steps = [steps[i] for i in _spread(len(steps), N_STEPS)]
                 text = f"{training.cell} learning rate {rate}".strip()
                 line = _line(name, [entry["step"] for entry in steps], [entry[key] for entry in steps], "")
                 chosen = rate == training.rate
@@ -104,6 +106,11 @@ def training_curves(trainings: Sequence[Training]) -> str:
         "learning rate that was chosen, dotted ones are the others. Each stage has a loss of its own.</p>"
     )
     return f'{text}\n<div class="wide panels">{"".join(panels)}</div>'
+
+
+def _spread(n: int, most: int) -> Any:
+    """Indices of at most so many of n, spread evenly, with the first and the last."""
+    return np.unique(np.linspace(0, n - 1, min(n, most)).astype(int))
 
 
 def _line(name: str, x: Sequence[float], y: Sequence[float], what: str) -> go.Scatter:
