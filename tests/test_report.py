@@ -427,6 +427,17 @@ def test_the_report_of_a_comparison_has_what_differs_between_its_runs(path: Path
         assert len(page.figure(f"Loss of {label} over steps")["data"]) == 2 * 3  # cells, learning rates
 
 
+@pytest.mark.parametrize(("place", "heading"), [(".", "Why"), ("cells/a", "Why (the first cell analysed)")])
+def test_an_analysis_is_shown_where_there_is_one(
+    place: str, heading: str, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ia2.report.page.analysis_sections", lambda found: {"Why": found["text"]})
+    more = {"cells": cells_of()} if place != "." else {}
+    assert "<h2>Why" not in report(path, metrics_of(**more), []).own
+    write_json(path.parent / place / "analysis.json", {"text": "because"})
+    assert f"<h2>{heading}</h2>\nbecause" in report(path, metrics_of(**more), []).own
+
+
 def test_one_method_without_predictions(path: Path) -> None:
     page = report(path, metrics_of(("ia2",)), [])
     assert "no pair of methods to compare" in page.text

@@ -61,7 +61,7 @@ def write_report(path: Path, metrics: dict[str, Any], predictions: list[dict[str
     if cells:
         n_tasks, n_seeds = (len({cell[key] for cell in cells}) for key in ("task", "seed"))
         setting += f" in each cell (cells: {len(cells)}, tasks: {n_tasks}, seeds: {n_seeds})"
-    analysis = find_analysis(path.parent, cells=True)
+    analysis, which = find_analysis(path.parent, cells=True), " (the first cell analysed)" if cells else ""
     sections = {
         "Verdict": _verdict(methods, differences),
         "Methods": _methods_table(methods),
@@ -72,7 +72,7 @@ def write_report(path: Path, metrics: dict[str, Any], predictions: list[dict[str
         "Differences": _differences_table(differences),
         "Training": training_curves(find_trainings(path.parent)),
         "Similarity to ICL by layer": figures.similarity(methods),
-        **(analysis_sections(analysis) if analysis else {}),
+        **{f"{name}{which}": html for name, html in (analysis_sections(analysis) if analysis else {}).items()},
         "Where methods disagree": disagreements(methods, predictions, cells or [metrics]),
         "How to read this page": _notes(bool(cells)),
         "How it was made": record(path.parent, metrics["n_test"]),
