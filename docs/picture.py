@@ -10,7 +10,8 @@ from tempfile import TemporaryDirectory
 SAVE = """<script>
 const found = plots.find(plot => plot.getAttribute("aria-label") === LABEL);
 const look = {showlegend: true, "legend.orientation": "h", "legend.y": -0.12, paper_bgcolor: "#fff", "margin.b": 60};
-Plotly.relayout(found, look).then(() => Plotly.toImage(found, {format: "svg", width: 640, height: 360})).then(url => {
+const size = {format: "svg", width: 640, height: 360};
+ready.then(() => Plotly.relayout(found, look)).then(() => Plotly.toImage(found, size)).then(url => {
   document.body.textContent = decodeURIComponent(url.slice(url.indexOf(",") + 1));
 });
 </script>"""

@@ -74,7 +74,10 @@ def test_commands_of_the_readme(workplace: Path, monkeypatch: pytest.MonkeyPatch
             run(command, workplace)
         elif not command.startswith(("make", "pip install")):  # `make test` is what runs this
             run_here(command)
-    assert (workplace / "runs" / "mood" / "report.html").is_file()
+    report = (workplace / "runs" / "mood" / "report.html").read_text("utf-8")
+    assert all(f"<h2>{part}</h2>" in report for part in ("Verdict", "Updates of the weights", "How it was made"))
+    for command in commands((ROOT / "docs" / "report.md").read_text("utf-8")):
+        run_here(command)
 
 
 def rows_as_commands(page: str) -> list[str]:

@@ -1,17 +1,25 @@
 """The report page, read back: its text, its tables, and the data of its figures."""
 
+import gzip
 import json
 import re
+from base64 import b64decode
+from html import escape
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from plotly.offline import get_plotlyjs
 
+from ia2.cli import app
+from ia2.errors import IA2Error
+from ia2.files import write_json, write_jsonl, write_text
 from ia2.report import display_name, write_report
-from ia2.report.page import N_DISAGREEMENTS
+from ia2.report.disagreements import N_ROWS
+from ia2.results import print_table, write_results
 
 HOSTILE = "<script>alert(1)</script>"
 NAMES = ("zero-shot", "icl", "sft", "soft", "ia2", "ia2-sft", "ia2-sft+unlabelled")
@@ -63,7 +71,8 @@ class Page(HTMLParser):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.html = path.read_text(encoding="utf-8")
-        self.own = self.html.replace(get_plotlyjs(), "")
+        self.plotly = re.findall('<script type="text/plain" id="plotly">(.*?)</script>', self.html)
+        self.own = self.html.replace(self.plotly[0], "")
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.text, self._hidden = "", False
         self.feed(self.own)
@@ -96,7 +105,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "report.html"
 
 
-def cells() -> list[dict[str, Any]]:
+def cells_of() -> list[dict[str, Any]]:
     methods = {name: method(k) for k, name in enumerate(NAMES)}
     shifted = {**methods, "sft": {**methods["sft"], "accuracy": interval(0.123)}}
     return [
@@ -107,9 +116,10 @@ def cells() -> list[dict[str, Any]]:
 
 
 def test_it_asks_the_network_for_nothing_and_stays_below_5_mb(path: Path) -> None:
-    page = report(path, metrics_of(cells=cells()), rows_of(task="mood", seed=0))
+    page = report(path, metrics_of(cells=cells_of()), rows_of(task="mood", seed=0))
     assert path.stat().st_size < 5_000_000
-    assert page.html.count(get_plotlyjs()) == 1
+    (packed,) = page.plotly
+    assert gzip.decompress(b64decode(packed)).decode() == get_plotlyjs()
     assert not re.search(r"https?:|url\(|@import|<link|<iframe|<img", page.own)
     assert not [attributes for _, attributes in page.tags if attributes.keys() & {"src", "href", "srcset"}]
     policy = next(a["content"] or "" for _, a in page.tags if a.get("http-equiv") == "Content-Security-Policy")
@@ -137,9 +147,10 @@ def test_text_from_data_stays_text(path: Path) -> None:
 
 def test_every_method_and_figure_is_there(path: Path) -> None:
     pairs = {"ia2-sft - sft": difference(interval(0.1), interval(0.0))}
-    page = report(path, metrics_of(cells=cells(), differences=pairs), rows_of(task="mood", seed=0))
+    page = report(path, metrics_of(cells=cells_of(), differences=pairs), rows_of(task="mood", seed=0))
     labels = list(page.figures)
-    assert [label.split(" ")[0] for label in labels] == ["Accuracy"] * 3 + ["Reliability"] * len(NAMES) + ["Cosine"]
+    kinds = ["Accuracy"] * 3 + ["Reliability"] * len(NAMES) + ["Share", "Cosine"]
+    assert [label.split(" ")[0] for label in labels] == kinds
     for name in NAMES:
         assert f"{display_name(name)}" in page.text
         assert any(label.startswith(f"Reliability diagram of {display_name(name)},") for label in labels)
@@ -168,20 +179,20 @@ def test_names_for_people() -> None:
             {"value": 0.052, "low": 0.011, "high": 0.09},
             {"value": -0.031, "low": -0.05, "high": -0.012},
             "IA2→SFT is 5.2 points [1.1, 9.0] above SFT in accuracy; "
-            "the calibration error of IA2→SFT is 0.031 [0.012, 0.050] lower, which is better.",
+            "the calibration error of IA2→SFT is 0.031 [0.012, 0.050] lower, which is better",
         ),
         (
             {"value": -0.052, "low": -0.09, "high": -0.011},
             {"value": 0.031, "low": 0.012, "high": 0.05},
             "IA2→SFT is 5.2 points [1.1, 9.0] below SFT in accuracy; "
-            "the calibration error of IA2→SFT is 0.031 [0.012, 0.050] higher, which is worse.",
+            "the calibration error of IA2→SFT is 0.031 [0.012, 0.050] higher, which is worse",
         ),
         (
             {"value": 0.03, "low": -0.01, "high": 0.07},
             {"value": -0.01, "low": -0.02, "high": 0.0},
             "Between IA2→SFT and SFT there is no difference in accuracy that this data can show "
             "(+3.0 [−1.0, +7.0] points); no difference in calibration error that this data can show "
-            "(−0.010 [−0.020, +0.000]).",
+            "(−0.010 [−0.020, +0.000])",
         ),
     ],
 )
@@ -189,7 +200,7 @@ def test_the_verdict_says_what_the_intervals_allow(
     path: Path, accuracy: dict[str, float], ece: dict[str, float], expected: str
 ) -> None:
     metrics = metrics_of(differences={"ia2-sft - sft": difference(accuracy, ece)})
-    assert expected in report(path, metrics, rows_of()).text
+    assert f"{expected}; a query takes 1/10 of the tokens of ICL." in report(path, metrics, rows_of()).text
 
 
 def test_the_verdict_of_a_run_is_about_its_method_against_both_baselines_and_its_cost(path: Path) -> None:
@@ -230,7 +241,7 @@ def test_the_best_value_is_bold_and_icl_is_no_rival_in_similarity_to_itself(path
 
 
 def test_figures_hold_the_numbers_given(path: Path) -> None:
-    metrics = metrics_of(cells=cells())
+    metrics = metrics_of(cells=cells_of())
     page = report(path, metrics, rows_of(task="mood", seed=0))
     accuracy = {trace["name"]: trace for trace in page.figure("Accuracy with")["data"]}
     for name, values in metrics["methods"].items():
@@ -249,13 +260,15 @@ def test_figures_hold_the_numbers_given(path: Path) -> None:
     assert dots["y"] == pytest.approx([2 / 3, 2 / 3])
     assert dots["text"] == ["30 rows", "30 rows"]
 
-    layers = {trace["name"]: trace["y"] for trace in page.figure("Cosine")["data"]}
-    expected = {display_name(n): m["similarity_by_layer"] for n, m in metrics["methods"].items() if n != "icl"}
+    cosine = page.figure("Cosine")
+    layers = {trace["name"]: trace["z"] for trace in cosine["data"]}
+    expected = {display_name(n): [m["similarity_by_layer"]] for n, m in metrics["methods"].items() if n != "icl"}
     assert layers == expected
+    assert cosine["layout"]["yaxis"]["ticktext"] == list(expected)
 
 
 def test_a_method_has_one_colour_everywhere(path: Path) -> None:
-    page = report(path, metrics_of(cells=cells()), rows_of(task="mood", seed=0))
+    page = report(path, metrics_of(cells=cells_of()), rows_of(task="mood", seed=0))
     colours: dict[str, set[str]] = {}
     for figure in page.figures.values():
         for trace in figure["data"]:
@@ -267,14 +280,15 @@ def test_a_method_has_one_colour_everywhere(path: Path) -> None:
 
 
 def test_disagreements_are_a_sample_of_the_rows_with_different_answers(path: Path) -> None:
-    page = report(path, metrics_of(), rows_of(n=300))
-    assert f"{N_DISAGREEMENTS} of the 100 queries, of 300, that methods answer differently" in page.text
+    page = report(path, metrics_of(), rows_of(n=3 * N_ROWS + 300))
+    assert f"{N_ROWS} of the {N_ROWS + 100} queries, of {3 * N_ROWS + 300}, that methods answer diff" in page.text
     shown = [int(i) for i in re.findall(r"<q>query (\d+)</q>", page.own)]
-    assert len(shown) == N_DISAGREEMENTS
+    assert len(shown) == N_ROWS
     assert all(i % 3 == 0 for i in shown)
-    assert {b - a for a, b in pairwise([-3, *shown, 300])} <= {3, 6, 9}  # spread evenly, from the first to the last
+    assert {b - a for a, b in pairwise(shown)} <= {3, 6}  # spread evenly, from the first to the last
+    assert (shown[0], shown[-1]) == (0, 3 * N_ROWS + 297 - 3)
     alike = [row for row in rows_of() if row["correct"]]
-    assert "disagree" not in report(path, metrics_of(), alike).text
+    assert "disagree" not in report(path, metrics_of(), alike).own.split("<script>")[0]
 
 
 def test_a_query_that_is_there_twice_is_two_rows(path: Path) -> None:
@@ -283,9 +297,162 @@ def test_a_query_that_is_there_twice_is_two_rows(path: Path) -> None:
     assert "2 of the 2 queries, of 6," in report(path, metrics_of(names), rows).text
 
 
+def test_a_disagreement_has_the_probabilities_of_labels_and_what_icl_was_shown(path: Path) -> None:
+    names = ("icl", "sft")
+    p = {"a": 0.07, "b": 0.61, "c": 0.02, "d": 0.3}
+    rows = [row | {"p_labels": p} for row in rows_of(names)]
+    page = report(path, metrics_of(names, context=f"{HOSTILE} demo"), rows)
+    assert "<small>b: 0.61</small><small>d: 0.30</small><small>a: 0.07</small></td>" in page.own
+    assert "c: 0.02" not in page.own
+    assert f"What ICL sees before the first query{HOSTILE} demo" in page.text
+    cells = [{**cell, "context": f"demos {i}"} for i, cell in enumerate(cells_of())]
+    text = report(path, metrics_of(cells=cells), rows_of(task="mood", seed=0)).text
+    assert all(f"of {cell['task']}, seed {cell['seed']}demos {i}" in text for i, cell in enumerate(cells))
+
+
+def test_the_verdict_is_of_the_most_accurate_method_and_says_that_it_was_chosen(path: Path) -> None:
+    pairs = {"sft - icl": difference(interval(0.1), interval(0.0))}
+    assert "after the fact" not in report(path, metrics_of(differences=pairs), []).text
+    pairs |= {"ia2-sft - icl": difference(interval(0.2), interval(0.0))}
+    text = report(path, metrics_of(differences=pairs), []).text
+    assert "IA2→SFT is 20.0 points [15.0, 25.0] above ICL" in text
+    assert "Of the 2 methods compared, IA2→SFT is the most accurate on these rows: chosen after the fact" in text
+
+
+@pytest.mark.parametrize(
+    ("p", "expected"),
+    [
+        (0.04, "SFT is 10.0 points [5.0, 15.0] above ICL in accuracy;"),
+        (0.4, "no difference in accuracy that this data can show (+10.0 [+5.0, +15.0] points, p\u00a0=\u00a00.400);"),
+    ],
+)
+def test_the_verdict_heeds_p_values_that_are_corrected(path: Path, p: float, expected: str) -> None:
+    pairs = {"sft - icl": difference({**interval(0.1), "p_holm": p}, interval(0.0))}
+    assert expected in report(path, metrics_of(differences=pairs), []).text
+
+
+def test_the_command_writes_the_page_again_with_what_was_found_since(tmp_path: Path) -> None:
+    with pytest.raises(IA2Error, match=r"no metrics.json of a run or a comparison, and no results.csv of a sweep"):
+        run_report(tmp_path)
+    write_results(tmp_path, metrics_of(), rows_of())
+    first = (tmp_path / "report.html").read_bytes()
+    (tmp_path / "report.html").unlink()
+    run_report(tmp_path)
+    assert (tmp_path / "report.html").read_bytes() == first
+    write_run(tmp_path)
+    run_report(tmp_path)
+    assert "How it was made" in Page(tmp_path / "report.html").text
+
+
+def run_report(folder: Path) -> None:
+    app(["report", str(folder)], standalone_mode=False)
+
+
+def test_risk_is_of_the_surest_rows_and_rows_that_are_equally_sure_go_together(path: Path) -> None:
+    rng = np.random.default_rng(0)
+    sure, right = rng.integers(1, 20, 50) / 20, rng.random(50) < 0.6
+    rows = [
+        row | {"confidence": float(c), "correct": bool(r)}
+        for row, c, r in zip(rows_of(("sft",), 50), sure, right, strict=True)
+    ]
+    (line,) = report(path, metrics_of(("sft",)), rows).figure("Share of wrong")["data"]
+    thresholds = sorted(set(sure), reverse=True)
+    assert line["x"] == pytest.approx([(sure >= t).mean() for t in thresholds])
+    assert line["y"] == pytest.approx([1 - right[sure >= t].mean() for t in thresholds])
+
+
+def test_cost_is_training_and_queries_and_says_when_training_has_paid_for_itself(path: Path) -> None:
+    metrics = metrics_of(("zero-shot", "icl", "sft", "ia2"))
+    metrics["methods"]["sft"]["training_seconds"] = 6.0  # 8 ms with ICL, 2 without: 6 s are saved in 1000 queries
+    metrics["methods"]["ia2"] |= {"training_seconds": 6.0, "seconds_per_query": 0.008}
+    page = report(path, metrics, [])
+    lines = {trace["name"]: dict(zip(trace["x"], trace["y"], strict=True)) for trace in page.figure("Seconds")["data"]}
+    assert lines["SFT"][1000] == pytest.approx(lines["ICL"][1000]) == 8.0
+    assert lines["SFT"][100] > lines["ICL"][100]
+    cells = re.findall(r"<tr>(.*?)</tr>", page.own[page.own.index("<h2>Cost") :])
+    assert ["1,000 queries" in cell for cell in cells[1:5]] == [False, False, True, False]
+    assert "never" in cells[4]
+
+
+def write_run(folder: Path, seed: int = 0, method: str = "ia2-sft", n_unlabelled: int = 0) -> None:
+    """What a run leaves in its folder."""
+    logs = {0.1: [{"step": 0, "eval_loss": 2.0}, {"step": 1, "loss": 9.0}, {"step": 2, "eval_loss": 0.5}]}
+    logs[0.2] = [{"step": 1, "loss": 3.0}]
+    logs[0.3] = [{"step": step, "loss": 1.0} for step in range(1000)]
+    trainings = [{"learning_rate": rate, "log": log} for rate, log in logs.items()]
+    write_json(folder / "adapters" / "ia2" / "training.json", {"learning_rate": 0.1, "trainings": trainings})
+    write_text(folder / "config.yaml", f"model: tiny\nmethod: {method}\nseed: {seed}\ncontext: '{HOSTILE}'\n")
+    environment = {"command": ["ia2", "train", "--set", "a=[1]"], "packages": {"torch": "9.8.7"}, "threads": 3}
+    write_json(folder / "environment.json", environment)
+    splits = ["train"] * 8 + ["dev"] * 4 + ["unlabelled"] * n_unlabelled
+    write_jsonl(folder / "examples.jsonl", [{"split": split, "query": "q"} for split in splits])
+
+
+def record_of(page: Page) -> dict[str, str]:
+    """The last part of the page: what and value."""
+    found = re.findall(
+        r'<th scope="row">([^<]*)</th><td>([^<]*)</td>', page.own[page.own.index("<h2>How it was made") :]
+    )
+    return dict(found)
+
+
+def test_the_report_of_a_run_says_how_it_was_made_and_shows_its_training(path: Path) -> None:
+    write_run(path.parent)
+    page = report(path, metrics_of(), [])
+    assert "The command that repeats it:ia2 train --set 'a=[1]'" in page.text
+    rows = {"Training rows": "8", "Development rows": "4", "Unlabelled rows": "0", "Test rows": "60", "Seeds": "0"}
+    expected = {**rows, "torch": "9.8.7", "threads": "3", "method": "ia2-sft", "context": escape(HOSTILE)}
+    assert expected.items() <= record_of(page).items()
+    assert "<script>alert" not in page.own
+    chosen, other, long = page.figure("Loss of IA2 over steps")["data"]
+    assert (len(long["x"]), long["x"][0], long["x"][-1]) == (200, 0, 999)
+    assert ((chosen["x"], chosen["y"]), chosen["line"]["dash"]) == (([0, 2], [2.0, 0.5]), "solid")
+    assert ((other["x"], other["y"]), other["line"]["dash"]) == (([1], [3.0]), "dot")
+
+
+def test_the_report_of_a_comparison_has_what_differs_between_its_runs(path: Path) -> None:
+    for seed in (0, 1):
+        for method in ("ia2", "ia2-sft", "ia2-sft+unlabelled"):
+            more = 5 if method.endswith("+unlabelled") else 0
+            write_run(path.parent / "cells" / f"cell{seed}" / method, seed, method, more)
+    page = report(path, metrics_of(), [])
+    expected = {
+        "Seeds": "0, 1",
+        "Unlabelled rows": "0, 5",
+        "method": "ia2, ia2-sft, ia2-sft+unlabelled",
+        "model": "tiny",
+    }
+    assert expected.items() <= record_of(page).items()
+    for label in ("IA2", "IA2 + unlabelled"):
+        assert len(page.figure(f"Loss of {label} over steps")["data"]) == 2 * 3  # cells, learning rates
+
+
+@pytest.mark.parametrize(("place", "heading"), [(".", "Why"), ("cells/a", "Why (the first cell analysed)")])
+def test_an_analysis_is_shown_where_there_is_one(
+    place: str, heading: str, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ia2.report.page.analysis_sections", lambda found: {"Why": found["text"]})
+    more = {"cells": cells_of()} if place != "." else {}
+    assert "<h2>Why" not in report(path, metrics_of(**more), []).own
+    write_json(path.parent / place / "analysis.json", {"text": "because"})
+    assert f"<h2>{heading}</h2>\nbecause" in report(path, metrics_of(**more), []).own
+
+
 def test_one_method_without_predictions(path: Path) -> None:
     page = report(path, metrics_of(("ia2",)), [])
     assert "no pair of methods to compare" in page.text
     assert [label.split(" ")[0] for label in page.figures] == ["Accuracy", "Cosine"]
+    assert "How it was made" not in page.text
     assert "<strong>" not in page.own
     assert "Calibration" not in page.own
+
+
+def test_no_value_of_a_table_is_cut_off_on_a_narrow_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    names = ("icl", "a method of a very long name, which is one of a user's own stages, and then some")
+    print_table(metrics_of(names))
+    row = next(line for line in capsys.readouterr().out.splitlines() if names[1] in line)
+    assert "…" not in row
+    assert "0.55 [0.50, 0.60]" in row

@@ -9,7 +9,7 @@ ORDER = (  # noqa: SIM905 - a line that reads from left to right
     "errors processes files progress memory world data answers task chat prompt tasks contexts anatomy models capture "
     "passes losses methods adapters bank targets tracking jobs checkpoints training config statistics metrics "
     "recalibration evaluation summary lessons report results estimate run trainer merging export doctor comparison "
-    "overview analysis sweep demo cli __main__"
+    "overview analysis explore sweep demo cli __main__"
 ).split()
 SOURCE = Path(ia2.__file__).parent
 

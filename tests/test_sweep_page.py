@@ -1,13 +1,15 @@
 """The page of a sweep, read back."""
 
+import math
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-from test_report import HOSTILE, Page, difference, interval
+from test_report import HOSTILE, Page, difference, interval, rows_of
 
 from ia2.report import display_name, write_sweep_report
+from ia2.report.numbers import SCORE
 
 NAMES = ("icl", "sft", "ia2-sft", "ia2-sft+unlabelled")
 
@@ -38,8 +40,16 @@ def rows(n: tuple[int, ...] = (4, 8), tasks: tuple[str, ...] = ("all tasks", "mo
     return [row(name, task, size, **more) for size in n for task in tasks for name in NAMES]
 
 
-def page(path: Path, methods: Any, differences: Any = (), failed: Any = (), n_cells: int = 12) -> Page:
-    write_sweep_report(path / "report.html", methods, differences, dict(failed), n_cells)
+def page(
+    path: Path,
+    methods: Any,
+    differences: Any = (),
+    failed: Any = (),
+    n_cells: int = 12,
+    costs: Any = (),
+    sample: Any = (),
+) -> Page:
+    write_sweep_report(path / "report.html", methods, differences, costs, sample, dict(failed), n_cells)
     return Page(path / "report.html")
 
 
@@ -111,7 +121,7 @@ def test_differences_have_their_setting_interval_and_p(tmp_path: Path) -> None:
     pairs = [pair(0.0002), pair(0.5, ood=True, n_cells=1)]
     found = page(tmp_path, [*rows(n=(4,)), *rows(n=(4,), ood=True)], pairs)
     table = found.own[found.own.index("<h2>Differences") :]
-    assert "IA2→SFT + unlabelled minus SFT<small>N = 4 · in distribution · mean over 6 cells</small>" in table
+    assert "IA2→SFT + unlabelled minus SFTN = 4 · in distribution · mean over 6 cells" in found.text
     assert "N = 4 · out of distribution · one cell" in table
     assert "<strong>+10.0</strong> better<small>[+5.0, +15.0]</small><small>p\u00a0&lt;\u00a00.001</small>" in table
     assert "on mood (out of distribution)" in " ".join(found.figures)
@@ -149,3 +159,41 @@ def test_text_from_data_stays_text(tmp_path: Path) -> None:
 def test_it_asks_the_network_for_nothing(tmp_path: Path) -> None:
     found = page(tmp_path, rows(), [pair(0.1)], {"a": "b"})
     assert not re.search(r"https?:|url\(|@import|<link|<iframe|<img", found.own)
+
+
+def test_costs_are_of_each_n_and_say_when_a_training_pays(tmp_path: Path) -> None:
+    costs = [
+        {
+            "method": name,
+            "n": n,
+            "tokens_per_query": tokens * n,
+            "seconds_per_query": ms / 1e3,
+            "training_seconds": spent,
+        }
+        for n in (4, 8)
+        for name, tokens, ms, spent in (("icl", 10, 8.0, math.nan), ("sft", 1, 2.0, 0.6 * n), ("ia2-sft", 1, 8.0, 3.0))
+    ]
+    found = page(tmp_path, rows(), costs=costs)
+    table = found.own[found.own.index("<h2>Cost") :]
+    assert [title for title in ("N = 4", "N = 8") if f'<th scope="col">{title}</th>' in table] == ["N = 4", "N = 8"]
+    icl, sft, ia2_sft = re.findall(r"<tr>(.*?)</tr>", table)[1:4]
+    assert re.findall(r"(\d+) tokens", icl) == ["40", "80"]
+    assert re.findall(r"pays after (\d+) queries", sft) == ["400", "800"]
+    assert ("training" in icl, "pays" in icl, "pays" in ia2_sft, "3 s of training" in ia2_sft) == (
+        False,
+        False,
+        False,
+        True,
+    )
+
+
+def test_cells_with_the_most_examples_are_shown_closer(tmp_path: Path) -> None:
+    sample = rows_of(NAMES, 30, task="mood", seed=3)
+    found = page(tmp_path, rows(n=(8, 4)), sample=sample)
+    for name in NAMES:
+        own = next(of for of in rows(n=(8,)) if of["method"] == name)
+        assert f"Reliability diagram of {display_name(name)}, ECE {SCORE.interval(own['ece'])}" in found.figures
+    assert len(found.figure("Share of wrong answers")["data"]) == len(NAMES)
+    assert "10 of the 10 queries, of 30, that methods answer differently" in found.text
+    assert "mood, seed 3" in found.text
+    assert [title for title in ("Reliability, N = 8", "Where methods disagree, N = 8") if title not in found.text] == []

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Event
 from typing import Annotated, Any
 
 import typer
@@ -254,6 +255,32 @@ def analyze(
     else:
         print_analysis(run_analysis(run, read_examples(test), output, layers, other or []))
     typer.echo(f"analysis: {(output or run) / 'analysis.html'}")
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="Of a run, a comparison, a sweep, or the demo.")],
+) -> None:
+    """Write the page of results again from what a folder holds, with the analysis, if there is one by now."""
+    from ia2.results import rewrite_report
+    from ia2.sweep import report_sweep
+
+    page = report_sweep(folder) if (folder / "results.csv").is_file() else rewrite_report(folder)
+    typer.echo(f"report: {page}")
+
+
+@app.command()
+def explore(
+    run: Annotated[Path, typer.Argument(help="A run folder, or a cell of `ia2 compare`, which has more methods.")],
+    host: Annotated[str, typer.Option(help="Where to listen; others than this reach it from elsewhere.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port.")] = 7860,
+) -> None:
+    """Try it on a local page: one query, every method side by side, with demos to change. Needs `ia2[explore]`."""
+    from ia2.explore import serving
+
+    with serving(run, host, port) as address:
+        typer.echo(f"{address} (Ctrl-C ends it)")
+        Event().wait()
 
 
 @app.command()

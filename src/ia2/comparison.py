@@ -97,6 +97,15 @@ class Cell:
             write_json(record, {"asked": asked, "training_seconds": seconds})
         return read_predictions(self.folder), read_json(record)["training_seconds"]
 
+    def context(self, lm: LanguageModel) -> str:
+        """What ICL sees before the first test query."""
+        run = self._run()
+        first = next(iter(self.tests.values()))[0]
+        return run.variants(run.contexts(lm))[1].shown(run.task(), first)
+
+    def _run(self) -> Run:
+        return Run(self.folder, make_config({**self.options, "seed": self.seed}), self.data)
+
     def _asked(self, methods: Sequence[str]) -> str:
         """A hash of all that decides the results."""
         rows = [[asdict(e) for e in of] for of in (self.data.train, self.data.dev, self.data.unlabelled)]
@@ -107,7 +116,7 @@ class Cell:
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 
     def _evaluated(self, lm: LanguageModel, adapters: dict[str, Path]) -> list[tuple[str, Prediction]]:
-        run = Run(self.folder, make_config({**self.options, "seed": self.seed}), self.data)
+        run = self._run()
         task, contexts = run.task(), run.contexts(lm)
         zero, icl = Variant("zero-shot"), Variant("icl", contexts, seed=self.seed)
         found: list[tuple[str, Prediction]] = []
@@ -268,6 +277,7 @@ def compare(
                 "task": cell.source,
                 "description": cell.description,
                 "seed": cell.seed,
+                "context": cell.context(lm),
                 "methods": _by_method(found[tests[0]]),
             }
             for cell, (found, _) in zip(cells, results, strict=True)

@@ -46,6 +46,10 @@ class Variant:
             return build_prompt(task, (), example.query, response)
         return self.contexts.prompt(task, example, response, np.random.default_rng([self.seed, 3]))
 
+    def shown(self, task: Task, example: Example) -> str:
+        """The text before the query."""
+        return "".join(self.prompt(task, example).context)
+
 
 @dataclass(frozen=True)
 class Prediction:

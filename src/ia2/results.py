@@ -7,7 +7,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ia2.files import write_json, write_jsonl, write_text, written_aside
+from ia2.errors import IA2Error
+from ia2.files import read_json, read_jsonl, write_json, write_jsonl, write_text, written_aside
 from ia2.report import crosses_at, display_name, write_report
 
 
@@ -16,6 +17,22 @@ def write_results(folder: Path, metrics: dict[str, Any], predictions: list[dict[
     write_jsonl(folder / "predictions.jsonl", predictions)
     write_report(folder / "report.html", metrics, predictions)
     write_json(folder / "metrics.json", metrics)
+
+
+def rewrite_report(folder: Path) -> Path:
+    """Write report.html of a run or a comparison again, from what its folder holds now: an analysis counts too.
+
+    Raises:
+        IA2Error: there are no results in it.
+    """
+    if not (folder / "metrics.json").is_file():
+        raise IA2Error(
+            f"{folder}: no metrics.json of a run or a comparison, and no results.csv of a sweep; expected a folder of "
+            "'ia2 compare', 'ia2 sweep', or of 'ia2 train' with --test (or 'ia2 evaluate')"
+        )
+    metrics, predictions = read_json(folder / "metrics.json"), read_jsonl(folder / "predictions.jsonl")
+    write_report(folder / "report.html", metrics, predictions)
+    return folder / "report.html"
 
 
 def print_table(metrics: dict[str, Any]) -> None:
@@ -29,9 +46,7 @@ def print_table(metrics: dict[str, Any]) -> None:
         cells += [f"{method[key]['value']:.2f}" for key in ("nll", "brier", "similarity")]
         cost = [f"{method['tokens_per_query']:.0f}", f"{1000 * method['seconds_per_query']:.1f}"]
         table.add_row(display_name(name), *cells, *cost)
-    console = Console()
-    console.width = max(console.width, 120)  # a row is not broken where the terminal is not known
-    console.print(table)
+    console = _print_whole(table)
     for name, values in metrics["differences"].items():
         accuracy, ece = (_interval(values[key], "+") for key in ("accuracy", "ece"))
         console.print(f"{_pair_name(name)}: accuracy {accuracy}, ECE {ece}", highlight=False, markup=False)
@@ -68,9 +83,7 @@ def print_analysis(found: dict[str, Any]) -> None:
         cells = [_interval(of["mean"][metric]) for metric in ("cosine", "relative_l2")]
         given = [_interval(methods[key]["accuracy"]) if key in methods else "" for key in (name, f"{name}+demos")]
         table.add_row(display_name(name), *cells, f"{heads['n_survive']} of {heads['n']}", *given)
-    console = Console()
-    console.width = max(console.width, 120)  # a row is not broken where the terminal is not known
-    console.print(table)
+    console = _print_whole(table)
     for pair, of in found.get("weights", {}).get("pairs", {}).items():
         if mean := of["overlap"]["mean"]:
             chance = f"{of['expected']['mean']['value']:.2f} for random ones"
@@ -93,6 +106,15 @@ def print_sweep_analysis(found: dict[str, Any]) -> None:
         where = f"{first} at N = {of['sizes'][0]}, {last} at {of['sizes'][-1]}"
         text = f"{pair} ({of['model']}, {of['adapter']}): accuracy {where}; crosses zero at N: {crosses_at(of)}"
         console.print(text, highlight=False, markup=False)
+
+
+def _print_whole(table: Table) -> Console:
+    """Print a table with no value cut off, however narrow the terminal is or said to be."""
+    console = Console()
+    whole = console.measure(table, options=console.options.update(max_width=1000)).maximum
+    console.width = max(console.width, whole, 120)
+    console.print(table)
+    return console
 
 
 def _pair_name(name: str, word: str = "minus") -> str:

@@ -311,6 +311,7 @@ class Run:
             "model": self.config.model,
             "n_train": len(self.data.train),
             "n_test": len(test),
+            "context": variants[1].shown(self.task(), test[0]),
             "methods": {name: summarise(rows) for name, rows in by_name.items()},
             "differences": {f"{self.config.result} - {name}": difference(result, rows) for name, rows in base.items()},
         }

@@ -9,7 +9,7 @@ import re
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ia2.comparison import UNLABELLED, Cell, train_cells
+from ia2.comparison import UNLABELLED, Cell, read_predictions, train_cells
 from ia2.config import RunConfig, make_config
 from ia2.data import Example, n_dev
 from ia2.errors import IA2Error, choose
@@ -32,6 +32,7 @@ from ia2.summary import summarise
 from ia2.tasks import load_task
 
 METRICS = ("accuracy", "ece", "nll", "brier", "similarity", "macro_f1")
+COSTS = ("tokens_per_query", "seconds_per_query", "training_seconds")
 FAILURES = (IA2Error, RuntimeError, OSError, ValueError, ArithmeticError, MemoryError)
 
 
@@ -176,7 +177,7 @@ def run_point(grid: Grid, point: Point, folder: Path) -> None:
         for method in dict.fromkeys(p.variant for p in predictions):
             found = summarise([p for p in predictions if p.variant == method])
             values = {name: found[name]["value"] for name in METRICS if name in found}
-            costs = {name: found[name] for name in ("tokens_per_query", "seconds_per_query")}
+            costs = {name: found.get(name) for name in COSTS}
             costs |= {"training_seconds": seconds.get(method), "n_test": found["n"]}
             rows.append({**vars(point), "method": method, "test": test, **values, **costs})
     write_json(place / "rows.json", {"asked": asked, "rows": rows})
@@ -216,10 +217,35 @@ def sweep(grid: Grid, folder: Path, engine: str = "local") -> list[dict[str, Any
         raise IA2Error(f"no cell of {len(points)} succeeded; see failed.json in the folders of {folder / 'cells'}")
     rows = [row for of in found.values() for row in of]
     write_table(folder, rows)
-    seen = overview([(Setting(point.model, point.adapter, point.n), places[point]) for point in found])
-    write_differences(folder, seen.differences)
-    write_sweep_report(folder / "report.html", seen.methods, seen.differences, failed, len(points))
+    write_json(folder / "sweep.json", {"grid": grid.model_dump(mode="json"), "failed": failed})
+    report_sweep(folder)
     return rows
+
+
+def report_sweep(folder: Path) -> Path:
+    """Write `differences` and `report.html` from the table of results and from what the cells hold."""
+    import pandas as pd
+
+    rows = pd.read_parquet(folder / "results.parquet")
+    cells = rows[[field.name for field in fields(Point)]].drop_duplicates().to_dict("records")
+    points = [Point(**cell) for cell in cells]
+    seen = overview([(Setting(p.model, p.adapter, p.n), folder / "cells" / p.folder) for p in points])
+    write_differences(folder, seen.differences)
+    costs = rows.groupby(["method", "n"], sort=False)[list(COSTS)].mean().reset_index().to_dict("records")
+    kept, page = read_json(folder / "sweep.json"), folder / "report.html"
+    n_cells, sample = len(Grid(**kept["grid"]).points()), _sample(points, folder)
+    write_sweep_report(page, seen.methods, seen.differences, costs, sample, kept["failed"], n_cells)
+    return page
+
+
+def _sample(points: Sequence[Point], folder: Path) -> list[dict[str, Any]]:
+    """The predictions in distribution of all cells of one setting, one with the most examples."""
+    largest, found = max(points, key=lambda point: point.n), []
+    for p in points:
+        if (p.model, p.adapter, p.n) == (largest.model, largest.adapter, largest.n):
+            own = next(iter(read_predictions(folder / "cells" / p.folder).values()))
+            found += [{"task": Path(p.task).stem, "seed": p.seed, **asdict(prediction)} for prediction in own]
+    return found
 
 
 def _is_done(grid: Grid, point: Point, folder: Path) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from ia2.report.figures import accuracy, framed, look, plain, styled
+from ia2.report.figures import accuracy, error_bars, framed, heat_map, look, plain, styled
 from ia2.report.frame import name_of, table, write_page
 from ia2.report.numbers import PERCENT, SCORE, SHORT, Form, Interval
 
@@ -26,6 +26,11 @@ METRICS = {
         "Relative L2 distance: how far each row is from ICL, over ICL's own length.",
     ),
 }
+NOTES = (
+    "<p>Every method is read on the same tokens: the gold responses of the test rows. Values have 95% bootstrap "
+    "intervals over rows, those of weights over modules. They are of one training on one draw of examples, and do not "
+    "say what another would show. Numbers of layers and units begin with 1.</p>"
+)
 UNITS = {"heads": "head", "neurons": "neuron", "mlp_out": "feed-forward feature"}
 Series = Mapping[str, tuple[Sequence[float], Sequence[Interval]]]  # by method: x, and values with their intervals
 
@@ -33,7 +38,12 @@ Series = Mapping[str, tuple[Sequence[float], Sequence[Interval]]]  # by method: 
 def write_analysis(path: Path, found: dict[str, Any]) -> None:
     """Write the page of what analysis.json holds."""
     setting = f"Model {found['model']} · {found['n_train']} training examples · {found['n_test']} test rows"
-    sections = {
+    write_page(path, "Why methods differ", setting, {**analysis_sections(found), "How to read this page": NOTES})
+
+
+def analysis_sections(found: dict[str, Any]) -> dict[str, str]:
+    """HTML by heading of what analysis.json holds; a run's report has these too."""
+    return {
         "Distance to ICL": _distances(found["distances"]),
         "Heads and neurons that tell ICL apart": _units(found["units"]) + _shared(found["shared_units"]),
         "What ICL's heads do in another method": _patching(found["patching"]),
@@ -42,11 +52,7 @@ def write_analysis(path: Path, found: dict[str, Any]) -> None:
         "What is forgotten": _forgetting(found["forgetting"]) if "forgetting" in found else "",
         "Which layers matter": _layers(found["layers"]) if "layers" in found else "",
         "Left out": "".join(f"<p>{escape(what)}: {escape(why)}</p>" for what, why in found["skipped"].items()),
-        "How to read this page": "<p>Every method is read on the same tokens: the gold responses of the test rows. "
-        "Values have 95% bootstrap intervals over rows, those of weights over modules. They are of one training on one "
-        "draw of examples, and do not say what another would show. Numbers of layers and units begin with 1.</p>",
     }
-    write_page(path, "Why methods differ", setting, sections)
 
 
 def _distances(found: dict[str, Any]) -> str:
@@ -108,8 +114,8 @@ def _units(found: dict[str, Any]) -> str:
                 hovertemplate="layer %{y}, head %{x}: %{z:.2f}<extra></extra>",
             )
         )
-        figure.update_xaxes(type="category", nticks=8)
-        figure.update_yaxes(type="category", autorange="reversed", nticks=8)
+        figure.update_xaxes(type="category", nticks=8, showgrid=False)
+        figure.update_yaxes(type="category", autorange="reversed", nticks=8, showgrid=False)
         text = f"{own.dot}<b>{escape(own.name)}</b> <small>heads (across) of each layer (down)</small>"
         panels.append(framed(styled(figure, 210), text, f"AUROC of each head, ICL against {own.name}"))
     titles = ["Method", "Units", "Survive", "By chance", "First unit"]
@@ -175,7 +181,20 @@ def _weights(found: dict[str, Any]) -> str:
     n = len(found["modules"])
     caption = f"Overlap of the subspaces that two adapters write into, mean over {n} modules: 1 is the same subspace."
     overlaps = table(caption, ["Adapters", "Overlap", "Random subspaces"], pairs) if pairs else ""
+    if len(pairs) > 1:
+        overlaps = _overlap_matrix(found) + overlaps
     return f"{overlaps}{table('How large the updates are.', ['Adapter', 'Norm', 'Effective rank'], own)}"
+
+
+def _overlap_matrix(found: dict[str, Any]) -> str:
+    names = list(found["adapters"])
+    values = {(name, name): 1.0 for name in names}
+    for pair, of in found["pairs"].items():
+        a, b = pair.split(" - ")
+        values[a, b] = values[b, a] = of["overlap"]["mean"]["value"]
+    rows = {a: [values[a, b] for b in names] for a in names}
+    label = "Overlap of the subspaces that adapters write into, of every pair"
+    return framed(heat_map(rows, [plain(look(name).name) for name in names]), f"{label}.", label)
 
 
 def _context(found: dict[str, Any]) -> str:
@@ -222,7 +241,7 @@ def _layers(found: dict[str, Any]) -> str:
             figure.add_scatter(
                 x=[a["value"]],
                 y=[label],
-                error_x={"array": [a["high"] - a["value"]], "arrayminus": [a["value"] - a["low"]], "width": 0},
+                error_x=error_bars([a]),
                 mode="markers",
                 marker=look(method).marker(),
                 name=plain(label),
@@ -250,12 +269,7 @@ def _lines(series: Series, label: str = "", dash: str = "solid") -> go.Figure:
         figure.add_scatter(
             x=list(x),
             y=values,
-            error_y={
-                "array": [of["high"] - of["value"] for of in intervals],
-                "arrayminus": [of["value"] - of["low"] for of in intervals],
-                "width": 0,
-                "thickness": 1,
-            },
+            error_y=error_bars(intervals),
             mode="lines+markers",
             name=plain(label or own.name),
             line={"color": own.colour, "width": 2, "dash": "dash" if own.ring else dash},

@@ -9,8 +9,9 @@ import numpy as np
 import plotly.graph_objects as go
 
 from ia2.metrics import N_BINS, bins
-from ia2.report.numbers import PERCENT, SCORE, Form
+from ia2.report.numbers import PERCENT, SCORE, Form, Interval
 
+MOST_NUMBERS = 12  # columns of a heat map whose cells can hold a number
 VARIETIES = {
     "unlabelled": "the same, with more queries, which ICL answered",
     "temperature": "the same answers, made less or more sure by one number",
@@ -30,8 +31,9 @@ class Look:
 
     @property
     def dot(self) -> str:
-        """HTML that says which colour the method has."""
-        return f'<i class="{"dot ring" if self.ring else "dot"}" style="color:{self.colour}"></i>'
+        """HTML that says which colour the method has; what it stands in is shown and hidden with the method."""
+        kind = "dot ring" if self.ring else "dot"
+        return f'<i class="{kind}" style="color:{self.colour}" data-method="{escape(self.name)}"></i>'
 
     def marker(self, size: float = 8) -> dict[str, Any]:
         """The dot in a plot."""
@@ -102,7 +104,7 @@ def dots(series: Sequence[tuple[str, dict[str, Any]]], key: str = "accuracy", fo
             figure.add_scatter(
                 x=[a["value"]],
                 y=[len(names) - 1 - names.index(name) + offset],
-                error_x={"array": [a["high"] - a["value"]], "arrayminus": [a["value"] - a["low"]], "width": 0},
+                error_x=error_bars([a]),
                 mode="markers",
                 marker=look(name).marker(11 if len(series) == 1 else 8),
                 name=plain(display_name(name)),
@@ -129,12 +131,7 @@ def over_n(rows: Sequence[dict[str, Any]], key: str, form: Form) -> go.Figure:
         figure.add_scatter(
             x=[row["n"] * apart for row in found],
             y=[value["value"] for value in values],
-            error_y={
-                "array": [value["high"] - value["value"] for value in values],
-                "arrayminus": [value["value"] - value["low"] for value in values],
-                "width": 0,
-                "thickness": 1.2,
-            },
+            error_y=error_bars(values),
             mode="lines+markers",
             name=plain(own.name),
             line={"color": own.colour, "width": 2, "dash": "dash" if own.ring else "solid"},
@@ -147,7 +144,7 @@ def over_n(rows: Sequence[dict[str, Any]], key: str, form: Form) -> go.Figure:
     return styled(figure, height=300)
 
 
-def calibration(methods: dict[str, Any], predictions: list[dict[str, Any]], has_cells: bool) -> str:
+def calibration(methods: dict[str, Any], predictions: Sequence[dict[str, Any]], has_cells: bool) -> str:
     """A reliability diagram of each method that has predictions."""
     panels = []
     for name, method in methods.items():
@@ -189,28 +186,44 @@ def _reliability(own: Look, rows: list[dict[str, Any]]) -> go.Figure:
 
 
 def similarity(methods: dict[str, Any]) -> str:
-    """A line a method, over the layers; not of ICL, which is what the others are compared with."""
+    """A row a method, a column a layer; not of ICL, which is what the others are compared with."""
     layers = {name: method["similarity_by_layer"] for name, method in methods.items() if name != "icl"}
     if not layers:
         return ""
-    figure = go.Figure()
-    for name, values in layers.items():
-        own = look(name)
-        figure.add_scatter(
-            x=list(range(1, len(values) + 1)),
-            y=values,
-            mode="lines+markers",
-            name=plain(own.name),
-            line={"color": own.colour, "width": 2, "dash": "dash" if own.ring else "solid"},
-            marker=own.marker(),
-            hovertemplate="layer %{x}: %{y:.3f}<extra>%{fullData.name}</extra>",
-        )
-    n_layers = max(len(values) for values in layers.values())
-    figure.update_xaxes(dtick=max(1, -(-n_layers // 8)), showgrid=False)
-    styled(figure, height=420)
-    figure.update_layout(showlegend=True, legend={"orientation": "h", "y": -0.14, "yanchor": "top"})
     caption = "Cosine similarity of the attention outputs to ICL's, on the gold response; layer 1 is the first."
-    return framed(figure, caption)
+    return framed(heat_map(layers), caption)
+
+
+def heat_map(values: dict[str, list[float]], columns: Sequence[str] = ()) -> go.Figure:
+    """A row a method, which shows its numbers where there is room; `columns` are layers, from 1, if not given."""
+    n, names = max(map(len, values.values())), [plain(display_name(name)) for name in values]
+    figure = go.Figure()
+    for i, (name, row) in enumerate(zip(names, values.values(), strict=True)):
+        figure.add_heatmap(
+            z=[row],
+            x=list(columns) or [str(k + 1) for k in range(n)],
+            y0=i,
+            dy=1,
+            name=name,
+            coloraxis="coloraxis",
+            texttemplate="%{z:.2f}" if n <= MOST_NUMBERS else "",
+            hovertemplate="%{fullData.name}, %{x}: %{z:.3f}<extra></extra>",
+            xgap=2,
+            ygap=2,
+        )
+    styled(figure, height=70 + 34 * len(values))
+    figure.update_xaxes(type="category", side="top", nticks=16, showgrid=False, showline=False)
+    figure.update_yaxes(tickvals=list(range(len(names))), ticktext=names, autorange="reversed", showgrid=False)
+    bar = {"thickness": 10, "outlinewidth": 0, "nticks": 4}
+    figure.update_layout(coloraxis={"colorscale": "Cividis", "colorbar": bar})
+    return figure
+
+
+def error_bars(intervals: Sequence[Interval]) -> dict[str, Any]:
+    """Bars of intervals around their values, for plotly."""
+    above = [interval["high"] - interval["value"] for interval in intervals]
+    below = [interval["value"] - interval["low"] for interval in intervals]
+    return {"array": above, "arrayminus": below, "width": 0, "thickness": 1.2}
 
 
 def styled(figure: go.Figure, height: int) -> go.Figure:
@@ -229,9 +242,18 @@ def framed(figure: go.Figure, caption: str, label: str = "") -> str:
 
     In its JSON plotly escapes `<`: no text of it can end the script.
     """
+    label = escape(label or caption)
     return (
-        f'<figure><div class="plot" role="img" aria-label="{escape(label or caption)}"></div>'
-        f'<script type="application/json">{figure.to_json()}</script><figcaption>{caption}</figcaption></figure>\n'
+        f'<figure><div class="plot" role="img" aria-label="{label}"></div>'
+        f'<script type="application/json">{figure.to_json()}</script><figcaption>{_buttons(label)}{caption}'
+        "</figcaption></figure>\n"
+    )
+
+
+def _buttons(label: str) -> str:
+    return (
+        f'<span class="tools"><button type="button" class="data" aria-expanded="false" aria-label="Data: {label}">data'
+        f'</button><button type="button" class="svg" aria-label="Save as SVG: {label}">svg</button></span>'
     )
 
 

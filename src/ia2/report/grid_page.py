@@ -29,14 +29,17 @@ NOTES = (
 def write_grid_analysis(path: Path, found: dict[str, Any]) -> None:
     """Write the page of what a sweep's analysis.json holds."""
     setting = f"{', '.join(found['models'])} · {found['n_cells']} cells"
-    sections = {
+    write_page(path, "What a sweep says", setting, {**grid_sections(found), "How to read this page": NOTES})
+
+
+def grid_sections(found: dict[str, Any]) -> dict[str, str]:
+    """HTML by heading of what a sweep's analysis.json holds; the report of the sweep has these too."""
+    return {
         "Similarity to ICL and performance": _performance(found["performance"]) if "performance" in found else "",
         "Until which N": _crossings(found["crossings"]),
         "Heads that several cells have in common": _recurring(found["recurring"]) if "recurring" in found else "",
         "Left out": "".join(f"<p>{escape(what)}: {escape(why)}</p>" for what, why in found["skipped"].items()),
-        "How to read this page": NOTES,
     }
-    write_page(path, "What a sweep says", setting, sections)
 
 
 def _performance(found: dict[str, Any]) -> str:

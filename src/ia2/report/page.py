@@ -1,17 +1,20 @@
 """The page of a run or a comparison: its verdict, its tables."""
 
-from collections import Counter
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
+from ia2.metrics import break_even
 from ia2.report import figures
+from ia2.report.analysis_page import analysis_sections
+from ia2.report.curves import costs, risk_coverage, training_curves
+from ia2.report.disagreements import disagreements
 from ia2.report.figures import look
-from ia2.report.frame import name_of, table, write_page
-from ia2.report.numbers import MILLISECONDS, PERCENT, SCORE, WHOLE, Form, Interval, p_value, side
+from ia2.report.frame import dotted, name_of, table, write_page
+from ia2.report.numbers import MILLISECONDS, PERCENT, SCORE, SHORT, WHOLE, Form, Interval, p_value, side
+from ia2.report.record import find_analysis, find_trainings, record
 
-N_DISAGREEMENTS = 40
+CHOSEN = "is the most accurate on these rows: chosen after the fact, which flatters it."
 PAIRED = (
     "Paired differences on the same rows, with 95% bootstrap intervals; bold where the interval leaves out 0. "
     "A p-value, where there is one, is corrected for the number of these differences (Holm)."
@@ -47,25 +50,32 @@ def write_report(path: Path, metrics: dict[str, Any], predictions: list[dict[str
     """Write the page.
 
     Args:
-        path: of the HTML file.
-        metrics: what `metrics.json` holds: of one run, or of the demo with its `cells` (task and seed).
-        predictions: rows of `ia2.evaluation.Prediction`; those of the demo with `task` and `seed`.
+        path: of the HTML file, in the folder of the results: what it holds of runs and of an analysis is shown too.
+        metrics: what `metrics.json` holds: of one run, or of a comparison with its `cells` (task and seed).
+        predictions: rows of `ia2.evaluation.Prediction`; those of a comparison with `task` and `seed`.
     """
     methods, differences, cells = metrics["methods"], metrics["differences"], metrics.get("cells", [])
+    predictions = [p for p in predictions if p.get("test", metrics.get("test")) == metrics.get("test")]
     title = metrics.get("title", f"IA2 run on {metrics['model']}")
     setting = f"Model {metrics['model']} · {metrics['n_train']} training examples · {metrics['n_test']} test rows"
     if cells:
         n_tasks, n_seeds = (len({cell[key] for cell in cells}) for key in ("task", "seed"))
         setting += f" in each cell (cells: {len(cells)}, tasks: {n_tasks}, seeds: {n_seeds})"
+    analysis, which = find_analysis(path.parent, cells=True), " (the first cell analysed)" if cells else ""
     sections = {
         "Verdict": _verdict(methods, differences),
         "Methods": _methods_table(methods),
         "Accuracy": figures.accuracy(methods, cells),
         "Calibration": figures.calibration(methods, predictions, bool(cells)),
-        "Similarity to ICL by layer": figures.similarity(methods),
+        "Risk and coverage": risk_coverage(predictions, list(methods)),
+        "Cost": costs(methods),
         "Differences": _differences_table(differences),
-        "Where methods disagree": _disagreements(methods, predictions),
+        "Training": training_curves(find_trainings(path.parent)),
+        "Similarity to ICL by layer": figures.similarity(methods),
+        **{f"{name}{which}": html for name, html in (analysis_sections(analysis) if analysis else {}).items()},
+        "Where methods disagree": disagreements(methods, predictions, cells or [metrics]),
         "How to read this page": _notes(bool(cells)),
+        "How it was made": record(path.parent, metrics["n_test"]),
     }
     write_page(path, title, setting, sections)
 
@@ -74,17 +84,29 @@ def write_report(path: Path, metrics: dict[str, Any], predictions: list[dict[str
 
 
 def _verdict(methods: dict[str, Any], differences: dict[str, Any]) -> str:
-    """About the first method that is compared."""
-    subject = next(iter(differences), "").split(" - ")[0]
+    """About the method that is compared, or the most accurate one of several."""
+    subjects = list(dict.fromkeys(pair.split(" - ")[0] for pair in differences))
+    subject = max(subjects, key=lambda name: _number_of(methods[name]["accuracy"]), default="")
     claims = [_claim(pair, values) for pair, values in differences.items() if pair.split(" - ")[0] == subject]
     if not claims:
         claims = ["There is no pair of methods to compare here."]
-    if has_cost := subject != "icl" and {subject, "icl"} <= methods.keys():
-        claims.append(_cost(subject, methods[subject], methods["icl"]))
     first, *others = claims
+    if has_cost := subject != "icl" and {subject, "icl"} <= methods.keys():
+        first = f"{first.removesuffix('.')}; {_share(methods[subject], methods['icl'])}."
+        others.append(_cost(subject, methods[subject], methods["icl"]))
+    if len(subjects) > 1:
+        others.append(f"Of the {len(subjects)} methods compared, {name_of(subject)} {CHOSEN}")
     items = "".join(f"<li>{claim}</li>" for claim in others)
     tiles = _tiles(methods, subject if has_cost else "") if len(methods) > 1 else ""
     return f'<p class="lead">{first}</p>\n<ul>{items}</ul>\n{tiles}'
+
+
+def _share(method: dict[str, Any], icl: dict[str, Any]) -> str:
+    """What share of ICL's tokens a query takes."""
+    ratio = icl["tokens_per_query"] / method["tokens_per_query"]
+    if ratio < 1.5:
+        return f"a query takes {SHORT.number(1 / ratio)} times the tokens of ICL"
+    return f"a query takes 1/{ratio:.0f} of the tokens of ICL"
 
 
 def _tiles(methods: dict[str, Any], subject: str) -> str:
@@ -103,18 +125,28 @@ def _tiles(methods: dict[str, Any], subject: str) -> str:
 
 
 def _claim(pair: str, difference: dict[str, Interval]) -> str:
-    """What the intervals of a minus b allow to say about accuracy and calibration error; nothing if they hold 0."""
+    """What the intervals of a minus b allow to say about accuracy and calibration error, and their p-values."""
     a, b = (f"<b>{name_of(name)}</b>" for name in pair.split(" - ", 1))
     accuracy, ece = difference["accuracy"], difference["ece"]
-    none = "no difference in {} that this data can show ({})"
-    if sign := side(accuracy):
+    none = "no difference in {} that this data can show ({}{})"
+    if sign := _shown(accuracy):
         text = f"{a} is {PERCENT.size(accuracy, ' points')} {'above' if sign > 0 else 'below'} {b} in accuracy"
     else:
-        text = f"Between {a} and {b} there is {none.format('accuracy', PERCENT.interval(accuracy, '+') + ' points')}"
-    if sign := side(ece):
+        points = f"{PERCENT.interval(accuracy, '+')} points"
+        text = f"Between {a} and {b} there is {none.format('accuracy', points, _chance(accuracy))}"
+    if sign := _shown(ece):
         verdict = "higher, which is worse" if sign > 0 else "lower, which is better"
         return f"{text}; the calibration error of {a} is {SCORE.size(ece)} {verdict}."
-    return f"{text}; {none.format('calibration error', SCORE.interval(ece, '+'))}."
+    return f"{text}; {none.format('calibration error', SCORE.interval(ece, '+'), _chance(ece))}."
+
+
+def _shown(difference: Interval) -> int:
+    """The side of a difference, or 0 where chance may be all there is."""
+    return side(difference) if difference.get("p_holm", 0.0) < 0.05 else 0
+
+
+def _chance(difference: Interval) -> str:
+    return f", {p_value(difference['p_holm'])}" if "p_holm" in difference else ""
 
 
 def _cost(name: str, method: dict[str, Any], icl: dict[str, Any]) -> str:
@@ -125,7 +157,8 @@ def _cost(name: str, method: dict[str, Any], icl: dict[str, Any]) -> str:
     ratio = icl["tokens_per_query"] / method["tokens_per_query"]
     fewer = f": {ratio:.1f} times fewer tokens" if ratio >= 1.05 else ""
     once = f", after {WHOLE.number(method['training_seconds'])} s of training" if "training_seconds" in method else ""
-    queries = method.get("break_even_queries")
+    training = method.get("training_seconds")
+    queries = break_even(training, icl["seconds_per_query"], method["seconds_per_query"]) if training else None
     pays = f" The training is paid for after {queries:,} queries." if queries is not None else ""
     return f"A query to <b>{name_of(name)}</b> takes {own}{once}; with <b>ICL</b> {other}{fewer}.{pays}"
 
@@ -141,7 +174,7 @@ def _methods_table(methods: dict[str, Any]) -> str:
     rows = []
     for name, method in methods.items():
         cells = [_value_cell(name, method, column, best.get(column.key)) for column in columns]
-        rows.append([f"{look(name).dot}{name_of(name)}<small>{look(name).what}</small>", *cells])
+        rows.append([f"{dotted(name)}<small>{look(name).what}</small>", *cells])
     legend = "".join(
         f"<li><b>{c.title}</b>: {c.what}{f'; {c.better} is better' if c.better else ''}.</li>" for c in columns
     )
@@ -177,7 +210,7 @@ def _differences_table(differences: dict[str, Any]) -> str:
     rows = []
     for pair, values in differences.items():
         cells = [difference_cell(values[column.key], column) for column in columns]
-        rows.append([" minus ".join(name_of(name) for name in pair.split(" - ", 1)), *cells])
+        rows.append([" minus ".join(dotted(name) for name in pair.split(" - ", 1)), *cells])
     titles = [column.title.replace("%", "points") for column in columns]
     return table(PAIRED, ["Methods", *titles], rows) if rows else ""
 
@@ -190,42 +223,6 @@ def difference_cell(difference: Interval, column: Column) -> str:
         text = f"<strong>{text}</strong> {'better' if better else 'worse'}"
     p = f"<small>{p_value(difference['p_holm'])}</small>" if "p_holm" in difference else ""
     return f"{text}<small>{column.form.bounds(difference, '+')}</small>{p}"
-
-
-def _disagreements(methods: dict[str, Any], predictions: list[dict[str, Any]]) -> str:
-    """A sample of the queries that methods answer differently, spread evenly over all of them."""
-    seen: Counter[tuple[Any, ...]] = Counter()  # a query may be there more than once
-    by_query: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
-    for p in predictions:
-        key = (p.get("task"), p.get("seed"), p["query"], p["response"])
-        seen[p["variant"], key] += 1
-        by_query.setdefault((*key, seen[p["variant"], key]), {})[p["variant"]] = p
-    differing = [answers for answers in by_query.values() if len({p["answer"] for p in answers.values()}) > 1]
-    if not differing:
-        return ""
-    n = min(N_DISAGREEMENTS, len(differing))
-    rows = []
-    for answers in (differing[i * len(differing) // n] for i in range(n)):
-        p = next(iter(answers.values()))
-        where = escape(f"{p['task']}, seed {p['seed']}") if "task" in p else ""
-        cells = [_answer_cell(answers[name]) if name in answers else "" for name in methods]
-        rows.append(
-            [
-                f"<q>{_clipped(p['query'], 240)}</q>{where and f'<small>{where}</small>'}",
-                _clipped(p["response"], 80),
-                *cells,
-            ]
-        )
-    titles = ["Query", "Gold", *(name_of(name) for name in methods)]
-    caption = "The query, its gold response, and each method's answer (✓ right, ✗ wrong) with its confidence below."
-    summary = f"{n} of the {len(differing)} queries, of {len(by_query)}, that methods answer differently"
-    return f"<details><summary>{summary}</summary>\n{table(caption, titles, rows)}</details>"
-
-
-def _answer_cell(p: dict[str, Any]) -> str:
-    mark, kind = ("✓", "right") if p["correct"] else ("✗", "wrong")
-    text = _clipped(p["answer"], 80) or "(none)"
-    return f'<span class="{kind}">{mark}</span> {text}<small>{p["confidence"]:.2f}</small>'
 
 
 # --- Words
@@ -241,7 +238,3 @@ def _notes(has_cells: bool) -> str:
         "Times are of this machine and these batches; counts of tokens carry over, milliseconds do not.",
     )
     return f"<ul>{''.join(f'<li>{line}</li>' for line in lines)}</ul>"
-
-
-def _clipped(text: str, n: int) -> str:
-    return escape(text if len(text) <= n else f"{text[: n - 1]}…")

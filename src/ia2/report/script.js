@@ -1,19 +1,117 @@
-// Text and lines of the plots follow the page's colours, also when the theme changes or the page is printed.
-const plots = [...document.querySelectorAll(".plot")];
+// What a page can do: figures, methods shown and hidden in all of it, rows searched. It loads nothing.
+const all = selector => [...document.querySelectorAll(selector)];
+const plots = all(".plot");
 const css = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const plain = text => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;"); // as plotly has it
+const unplain = text => text.replaceAll("&lt;", "<").replaceAll("&gt;", ">").replaceAll("&amp;", "&");
+const element = (tag, attributes, ...children) => {
+  const made = Object.assign(document.createElement(tag), attributes);
+  made.append(...children);
+  return made;
+};
+
+// --- Figures. Text and lines follow the page's colours, also when the theme changes or the page is printed.
+async function unpack() {
+  const bytes = Uint8Array.from(atob(document.getElementById("plotly").textContent), c => c.charCodeAt(0));
+  const unzipped = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  document.head.append(element("script", {textContent: await new Response(unzipped).text()}));
+}
 const theme = () => ({
   "font.color": css("--text"), "font.family": getComputedStyle(document.body).fontFamily,
   "xaxis.gridcolor": css("--line"), "yaxis.gridcolor": css("--line"),
   "xaxis.linecolor": css("--line"), "yaxis.linecolor": css("--line"),
 });
 const paint = () => plots.forEach(plot => Plotly.relayout(plot, theme()));
-const config = {responsive: true, displayModeBar: false};
-for (const plot of plots) {
-  const {data, layout} = JSON.parse(plot.nextElementSibling.textContent);
-  Plotly.newPlot(plot, data, layout, config);
+async function draw() {
+  await unpack();
+  const dragmode = matchMedia("(pointer: fine)").matches ? "zoom" : false; // a finger scrolls the page
+  for (const plot of plots) {
+    const {data, layout} = JSON.parse(plot.nextElementSibling.textContent);
+    await Plotly.newPlot(plot, data, {...layout, dragmode}, {responsive: true, displayModeBar: false});
+  }
+  paint();
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", paint);
+  matchMedia("print").addEventListener("change", query => plots.forEach(plot => {
+    Plotly.relayout(plot, {...theme(), ...(query.matches ? {width: plot.clientWidth} : {width: null, autosize: true})});
+  }));
 }
-paint();
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", paint);
-matchMedia("print").addEventListener("change", query => plots.forEach(plot => {
-  Plotly.relayout(plot, {...theme(), ...(query.matches ? {width: plot.clientWidth} : {width: null, autosize: true})});
+const ready = draw();
+
+// --- The numbers of a figure as a table, and the figure as a file.
+const shown = (value, axis) => {
+  if (typeof value !== "number") return unplain(String(value));
+  const near = axis.ticktext ? axis.tickvals.findIndex(tick => Math.abs(tick - value) < 0.4) : -1;
+  return near < 0 ? String(Number(value.toPrecision(4))) : unplain(axis.ticktext[near]);
+};
+const points = ({data, layout}) => data.filter(trace => trace.hoverinfo !== "skip").flatMap(trace => {
+  const cell = (name, x, y, text) => [unplain(name ?? ""), shown(x, layout.xaxis), shown(y, layout.yaxis), text];
+  const down = i => trace.y?.[i] ?? trace.y0;
+  if (trace.z) return trace.z.flatMap((row, i) => row.map((z, j) => cell(trace.name, trace.x[j], down(i), shown(z, {}))));
+  return Array.from(trace.x, (x, i) => cell(trace.name, x, trace.y[i], unplain(trace.text?.[i] ?? "")));
+});
+const tableOf = plot => {
+  const {data, layout} = JSON.parse(plot.nextElementSibling.textContent);
+  const titles = ["", "across", "up", "value"].map(textContent => element("th", {scope: "col", textContent}));
+  const rows = points({data, layout: {...layout, xaxis: layout.xaxis ?? {}, yaxis: layout.yaxis ?? {}}});
+  const lines = rows.map(row => element("tr", {}, ...row.map(textContent => element("td", {textContent}))));
+  const caption = element("caption", {textContent: plot.getAttribute("aria-label")});
+  const head = element("thead", {}, element("tr", {}, ...titles));
+  const table = element("table", {}, caption, head, element("tbody", {}, ...lines));
+  return element("div", {className: "scroll numbers", tabIndex: 0}, table);
+};
+const plotOf = button => button.closest("figure").querySelector(".plot");
+for (const button of all("button.data")) button.addEventListener("click", () => {
+  const found = button.closest("figure").querySelector(".numbers");
+  found ? found.remove() : button.closest("figcaption").append(tableOf(plotOf(button)));
+  button.setAttribute("aria-expanded", String(!found));
+});
+const PAPER = {"font.color": "#1d1f21", paper_bgcolor: "#fff", "legend.orientation": "h", "legend.y": -0.12};
+for (const button of all("button.svg")) button.addEventListener("click", async () => {
+  await ready;
+  const plot = plotOf(button), filename = plot.getAttribute("aria-label").replace(/\W+/g, "-").slice(0, 60);
+  const lines = plot.data.filter(trace => trace.visible !== false && trace.hoverinfo !== "skip");
+  const showlegend = !plot.layout.yaxis.ticktext && new Set(lines.map(trace => trace.name)).size > 1;
+  const copy = document.body.appendChild(element("div", {hidden: true}));
+  await Plotly.newPlot(copy, plot.data, plot.layout, {staticPlot: true});
+  await Plotly.relayout(copy, {...PAPER, showlegend});
+  const size = {width: plot.clientWidth, height: plot.clientHeight + (showlegend ? 60 : 0)};
+  await Plotly.downloadImage(copy, {format: "svg", filename, ...size});
+  copy.remove();
+});
+
+// --- Methods. A dot says which method a row, a column or a figure is of; lines have the method's name.
+const off = new Set(), owned = new Map();
+for (const dot of all("[data-method]")) {
+  const head = dot.closest("thead th"), column = head && [...head.parentNode.children].indexOf(head);
+  const owners = head
+    ? [...head.closest("table").rows].map(row => row.cells[column])
+    : [dot.closest("tbody tr, figure, .key li")];
+  for (const owner of owners) if (owner) owned.set(owner, [...(owned.get(owner) ?? []), dot.dataset.method]);
+}
+async function show() {
+  for (const [owner, names] of owned) owner.hidden = names.some(name => off.has(name));
+  await ready;
+  const hidden = new Set([...off].map(plain));
+  for (const plot of plots) await Plotly.restyle(plot, {visible: plot.data.map(trace => !hidden.has(trace.name))});
+}
+const dots = new Map();
+for (const dot of all("[data-method]")) if (!dots.has(dot.dataset.method)) dots.set(dot.dataset.method, dot);
+if (dots.size > 1) document.querySelector("nav").append(...[...dots].map(([name, dot]) => {
+  const button = element("button", {type: "button", ariaPressed: "true"}, dot.cloneNode(), name);
+  button.firstChild.removeAttribute("data-method");
+  button.addEventListener("click", () => {
+    button.ariaPressed = String(off.delete(name) || !off.add(name));
+    show();
+  });
+  return button;
 }));
+
+// --- Rows that hold every word that is searched for.
+for (const field of all("input[type=search]")) field.addEventListener("input", () => {
+  const part = field.closest(".searched"), rows = [...part.querySelectorAll("tbody tr")];
+  const words = field.value.toLowerCase().split(/\s+/);
+  for (const row of rows) row.classList.toggle("missed", !words.every(word => row.textContent.toLowerCase().includes(word)));
+  const n = rows.filter(row => !row.classList.contains("missed")).length;
+  part.querySelector("output").textContent = field.value.trim() ? `${n} of ${rows.length} rows` : "";
+});
+addEventListener("beforeprint", () => all("details").forEach(part => part.open = true));

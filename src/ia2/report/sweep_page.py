@@ -1,14 +1,20 @@
 """The page of a sweep: every method over the number of examples, differences over all cells, and what failed."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from ia2.report.figures import dots, framed, look, over_n
-from ia2.report.frame import name_of, table, write_page
-from ia2.report.numbers import PERCENT, SCORE, p_value
+from ia2.metrics import break_even
+from ia2.report.curves import risk_coverage
+from ia2.report.disagreements import disagreements
+from ia2.report.figures import calibration, dots, framed, over_n
+from ia2.report.frame import dotted, name_of, table, write_page
+from ia2.report.grid_page import grid_sections
+from ia2.report.numbers import MILLISECONDS, PERCENT, SCORE, WHOLE, p_value
 from ia2.report.page import ACCURACY, BRIER, ECE, NLL, PAIRED, Column, difference_cell
+from ia2.report.record import find_analysis, record
 
 Rows = Sequence[dict[str, Any]]
 SETTING = ("n", "model", "adapter", "ood")
@@ -22,12 +28,22 @@ NOTES = (
 )
 
 
-def write_sweep_report(path: Path, methods: Rows, differences: Rows, failed: Mapping[str, str], n_cells: int) -> None:
+def write_sweep_report(
+    path: Path,
+    methods: Rows,
+    differences: Rows,
+    costs: Rows,
+    sample: Rows,
+    failed: Mapping[str, str],
+    n_cells: int,
+) -> None:
     """Write the page.
 
     Args:
-        path: of the HTML file.
+        path: of the HTML file, in the folder of the sweep: what it holds of runs and of an analysis is shown too.
         methods, differences: see `ia2.overview.Overview`.
+        costs: of each `method` and `n`: `tokens_per_query`, `seconds_per_query` and `training_seconds`, NaN without.
+        sample: predictions with `task` and `seed`, of the cells with the most examples.
         failed: why each cell failed that did, in whole or in part, by its name.
         n_cells: how many were wanted.
     """
@@ -35,14 +51,19 @@ def write_sweep_report(path: Path, methods: Rows, differences: Rows, failed: Map
     setting = (
         f"N = {found['n']} · adapters: {found['adapter']} · cells: {n_cells}, failed in whole or in part: {len(failed)}"
     )
+    analysis = find_analysis(path.parent)
     sections = {
         "Verdict": _verdict(methods, differences),
         "Accuracy": _panels(methods, ACCURACY),
         "Calibration": _panels(methods, ECE),
         "Results": _results(methods),
         "Differences": _differences(methods, differences),
+        "Cost": _costs(costs),
+        **_closer(methods, sample),
+        **(grid_sections(analysis) if analysis else {}),
         "What failed": _failures(failed),
         "How to read this page": f"<ul>{''.join(f'<li>{note}</li>' for note in NOTES)}</ul>",
+        "How it was made": record(path.parent),
     }
     write_page(path, f"IA2 sweep on {found['model']}", setting, sections)
 
@@ -103,7 +124,7 @@ def _panels(methods: Rows, column: Column) -> str:
     over = " over the number of examples N" if n_sizes > 1 else ""
     text = f"<p>{title}{over}, with 95% intervals; {column.better} is better.</p>"
     names = dict.fromkeys(row["method"] for row in methods) if n_sizes > 1 else ()
-    key = "".join(f"<li>{look(name).dot}{name_of(name)}</li>" for name in names)
+    key = "".join(f"<li>{dotted(name)}</li>" for name in names)
     return f'{text}\n{key and f"<ul class=key>{key}</ul>"}\n<div class="wide panels">{"".join(panels)}</div>'
 
 
@@ -127,7 +148,7 @@ def _results(methods: Rows) -> str:
         "Accuracy in percent, its 95% interval, and the expected calibration error (ECE, 0 to 1, lower is better); "
         "the highest accuracy of a row is bold."
     )
-    return table(caption, ["Task", *map(name_of, names)], rows)
+    return table(caption, ["Task", *map(dotted, names)], rows)
 
 
 def _value(row: dict[str, Any], best: str) -> str:
@@ -142,11 +163,51 @@ def _differences(methods: Rows, differences: Rows) -> str:
     columns = (ACCURACY, ECE, NLL, BRIER)
     rows = []
     for pair in differences:
-        title = f"{name_of(pair['method'])} minus {name_of(pair['minus'])}"
+        title = f"{dotted(pair['method'])} minus {dotted(pair['minus'])}"
         where = f"<small>{escape(_where(pair, methods))} · {_counted([pair])}</small>"
         rows.append([f"{title}{where}", *(difference_cell(pair[column.key], column) for column in columns)])
     titles = [column.title.replace("%", "points") for column in columns]
     return table(PAIRED, ["Methods", *titles], rows) if rows else ""
+
+
+def _closer(methods: Rows, sample: Rows) -> dict[str, str]:
+    """Calibration, risk and rows where methods disagree, of the cells with the most examples."""
+    names = list(dict.fromkeys(p["variant"] for p in sample))
+    n = max(row["n"] for row in methods)
+    own = {row["method"]: row for row in reversed(methods) if row["n"] == n and row["method"] in names}
+    shown = {name: own[name] for name in names}
+    where = f"N = {n}"
+    return {
+        f"Reliability, {where}": calibration(shown, sample, True),
+        f"Risk and coverage, {where}": risk_coverage(sample, names),
+        f"Where methods disagree, {where}": disagreements(shown, sample, ()),
+    }
+
+
+def _costs(costs: Rows) -> str:
+    """A row a method, a column a number of examples."""
+    names, sizes = (list(dict.fromkeys(row[key] for row in costs)) for key in ("method", "n"))
+    found = {(row["method"], row["n"]): row for row in costs}
+    rows = [
+        [dotted(name), *(_cost(found[name, n], found["icl", n]) if (name, n) in found else "" for n in sizes)]
+        for name in names
+    ]
+    caption = (
+        "Tokens of the prompt of one query, time of one, and of a training; and after how many queries that has taken "
+        "less time than ICL would have. Means over cells."
+    )
+    return table(caption, ["Method", *(f"N = {n}" for n in sizes)], rows) if rows else ""
+
+
+def _cost(of: dict[str, Any], icl: dict[str, Any]) -> str:
+    text = (
+        f"{WHOLE.number(of['tokens_per_query'])} tokens<small>{MILLISECONDS.number(of['seconds_per_query'])} ms</small>"
+    )
+    if math.isnan(training := of["training_seconds"]):
+        return text
+    queries = break_even(training, icl["seconds_per_query"], of["seconds_per_query"])
+    pays = f"<small>pays after {queries:,} queries</small>" if queries is not None else ""
+    return f"{text}<small>{WHOLE.number(training)} s of training</small>{pays}"
 
 
 def _failures(failed: Mapping[str, str]) -> str:
