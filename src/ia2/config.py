@@ -93,6 +93,7 @@ class RunConfig(BaseModel):
         sample_responses: whether its own are sampled rather than the likeliest, and how many (0: not).
         adapter, adapter_options: a name in `ia2 adapters`, and options of PEFT's configuration.
         side_by_side: whether trainings that can share a pass do (`ia2.bank`); it changes speed, and rounding.
+        snapshots: the adapter of every so many updates is kept too, to be analysed (0: none).
         separator, max_new_tokens, parser, metric, length_normalised: how answers look and score: see `ia2.Task`.
         chat, dtype, quantization, attn_implementation, trust_remote_code: of the base model, see `ia2.load_model`.
     """
@@ -125,6 +126,7 @@ class RunConfig(BaseModel):
     adapter: Annotated[str, AfterValidator(lambda name: find_adapter(name) and name)] = "lora"
     adapter_options: dict[str, Any] = {}
     side_by_side: bool = True
+    snapshots: int = Field(0, ge=0)
 
     learning_rate: Rates = None  # None: those of the adapter
     num_train_epochs: int = Field(50, ge=1)
@@ -193,6 +195,7 @@ class RunConfig(BaseModel):
                 early_stopping_patience=of("early_stopping_patience"),
                 metric_for_best_model=of("metric_for_best_model"),
                 seed=self.seed,
+                snapshots=self.snapshots,
             )
             for rate in of("learning_rate") or find_adapter(self.adapter).learning_rate
         ]

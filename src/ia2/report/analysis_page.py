@@ -1,15 +1,15 @@
 """The page of an analysis: why methods differ, on the same tokens."""
 
-from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
 
-from ia2.report.figures import accuracy, framed, look, plain, styled
+from ia2.report.figures import accuracy, framed, lines, look, plain, styled
 from ia2.report.frame import name_of, table, write_page
 from ia2.report.numbers import PERCENT, SCORE, SHORT, Form, Interval
+from ia2.report.trained import along_training, overlaps
 
 SITES = {
     "attn_out": "Attention outputs",
@@ -27,7 +27,6 @@ METRICS = {
     ),
 }
 UNITS = {"heads": "head", "neurons": "neuron", "mlp_out": "feed-forward feature"}
-Series = Mapping[str, tuple[Sequence[float], Sequence[Interval]]]  # by method: x, and values with their intervals
 
 
 def write_analysis(path: Path, found: dict[str, Any]) -> None:
@@ -35,8 +34,9 @@ def write_analysis(path: Path, found: dict[str, Any]) -> None:
     setting = f"Model {found['model']} · {found['n_train']} training examples · {found['n_test']} test rows"
     sections = {
         "Distance to ICL": _distances(found["distances"]),
+        "Along training": along_training(found["along"]) if "along" in found else "",
         "Heads and neurons that tell ICL apart": _units(found["units"]) + _shared(found["shared_units"]),
-        "What ICL's heads do in another method": _patching(found["patching"]),
+        "What ICL's heads and neurons do in another method": _patching(found["patching"]),
         "Updates of the weights": _weights(found["weights"]) if "weights" in found else "",
         "Does it still read its context?": _context(found["context"]),
         "What is forgotten": _forgetting(found["forgetting"]) if "forgetting" in found else "",
@@ -56,7 +56,7 @@ def _distances(found: dict[str, Any]) -> str:
         for site, of in found.items():
             series = {name: ([layer + 1 for layer in of["layers"]], v[metric]) for name, v in of["icl"].items()}
             caption = f"<b>{SITES[site]}</b> <small>{title} to ICL, by layer</small>"
-            figures += framed(_lines(series), caption, f"{SITES[site]}: {title} to ICL, by layer")
+            figures += framed(lines(series), caption, f"{SITES[site]}: {title} to ICL, by layer")
         panels += f'<p>{what}</p><div class="wide panels">{figures}</div>'
     return f"{_means(found['attn_out'])}{panels}{_positions(found)}"
 
@@ -79,7 +79,7 @@ def _positions(found: dict[str, Any]) -> str:
         series = {name: (list(range(1, len(v["by_position"]) + 1)), v["by_position"]) for name, v in of["icl"].items()}
         if max(len(x) for x, _ in series.values()) > 1:
             caption = f"<b>{SITES[site]}</b> <small>cosine similarity to ICL, by response position</small>"
-            figures += framed(_lines(series), caption, f"{SITES[site]}: cosine similarity to ICL, by response position")
+            figures += framed(lines(series), caption, f"{SITES[site]}: cosine similarity to ICL, by response position")
     return f'<div class="wide panels">{figures}</div>' if figures else ""
 
 
@@ -140,22 +140,21 @@ def _shared(found: dict[str, Any]) -> str:
 
 def _patching(found: dict[str, Any]) -> str:
     panels = []
-    for name, curve in found.items():
-        own = look(name)
-        places = list(range(len(curve)))
-        for metric, title in (("nll", "NLL"), ("accuracy", "accuracy")):
-            figure = _lines({name: (places, [point[metric] for point in curve])}, own.name)
-            random = _lines(
-                {name: (places, [point[f"random_{metric}"] for point in curve])}, "random heads", dash="dot"
-            )
-            figure.add_traces(random.data)
-            figure.update_xaxes(tickvals=places, ticktext=[str(point["k"]) for point in curve])
-            text = f"{own.dot}<b>{escape(own.name)}</b> <small>{title} by heads patched; dotted: random heads</small>"
-            panels.append(framed(figure, text, f"{title} of {own.name} by the number of heads patched"))
+    for kind, methods in found.items():
+        for name, curve in methods.items():
+            own, places = look(name), list(range(len(curve)))
+            for metric, title in (("accuracy", "accuracy"), ("ece", "ECE"), ("nll", "NLL")):
+                figure = lines({name: (places, [point[metric] for point in curve])}, own.name)
+                random = {name: (places, [point[f"random_{metric}"] for point in curve])}
+                figure.add_traces(lines(random, f"random {kind}", dash="dot").data)
+                figure.update_xaxes(tickvals=places, ticktext=[str(point["k"]) for point in curve])
+                what = f"{title} by {kind} patched; dotted: random ones"
+                text = f"{own.dot}<b>{escape(own.name)}</b> <small>{what}</small>"
+                panels.append(framed(figure, text, f"{title} of {own.name} by the number of {kind} patched"))
     return (
-        "<p>The first k heads, in the order that half of the rows gave them, do at the response positions what they do "
-        "in ICL; all else is the method's own. Measured on the other half.</p>"
-        f'<div class="wide panels">{"".join(panels)}</div>'
+        "<p>The first k heads or neurons, in the order that half of the rows gave them, do at the response positions "
+        "what they do in ICL; all else is the method's own. Measured on the other half.</p>"
+        f'<div class="panels">{"".join(panels)}</div>'
     )
 
 
@@ -174,8 +173,8 @@ def _weights(found: dict[str, Any]) -> str:
     ]
     n = len(found["modules"])
     caption = f"Overlap of the subspaces that two adapters write into, mean over {n} modules: 1 is the same subspace."
-    overlaps = table(caption, ["Adapters", "Overlap", "Random subspaces"], pairs) if pairs else ""
-    return f"{overlaps}{table('How large the updates are.', ['Adapter', 'Norm', 'Effective rank'], own)}"
+    shared = table(caption, ["Adapters", "Overlap", "Random subspaces"], pairs) if pairs else ""
+    return f"{shared}{overlaps(found)}{table('How large the updates are.', ['Adapter', 'Norm', 'Effective rank'], own)}"
 
 
 def _context(found: dict[str, Any]) -> str:
@@ -240,28 +239,3 @@ def _layers(found: dict[str, Any]) -> str:
 
 def _cell(interval: Interval | None, form: Form = SCORE, sign: str = "") -> str:
     return f"{form.number(interval['value'], sign)}<small>{form.bounds(interval, sign)}</small>" if interval else "—"
-
-
-def _lines(series: Series, label: str = "", dash: str = "solid") -> go.Figure:
-    """A line a method with its interval as bars."""
-    figure = go.Figure()
-    for name, (x, intervals) in series.items():
-        own, values = look(name), [of["value"] for of in intervals]
-        figure.add_scatter(
-            x=list(x),
-            y=values,
-            error_y={
-                "array": [of["high"] - of["value"] for of in intervals],
-                "arrayminus": [of["value"] - of["low"] for of in intervals],
-                "width": 0,
-                "thickness": 1,
-            },
-            mode="lines+markers",
-            name=plain(label or own.name),
-            line={"color": own.colour, "width": 2, "dash": "dash" if own.ring else dash},
-            marker=own.marker(5),
-            hovertemplate="%{y:.3f}<extra>%{fullData.name}</extra>",
-        )
-    longest = max(len(x) for x, _ in series.values())
-    figure.update_xaxes(dtick=max(1, -(-longest // 8)), showgrid=False)
-    return styled(figure, height=260)

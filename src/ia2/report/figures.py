@@ -1,6 +1,6 @@
 """The figures of the page as HTML with their data in it, and how a method looks and is called everywhere."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
@@ -9,8 +9,9 @@ import numpy as np
 import plotly.graph_objects as go
 
 from ia2.metrics import N_BINS, bins
-from ia2.report.numbers import PERCENT, SCORE, Form
+from ia2.report.numbers import PERCENT, SCORE, Form, Interval
 
+Series = Mapping[str, tuple[Sequence[float], Sequence[Interval]]]  # by method: x, and values with their intervals
 VARIETIES = {
     "unlabelled": "the same, with more queries, which ICL answered",
     "temperature": "the same answers, made less or more sure by one number",
@@ -211,6 +212,31 @@ def similarity(methods: dict[str, Any]) -> str:
     figure.update_layout(showlegend=True, legend={"orientation": "h", "y": -0.14, "yanchor": "top"})
     caption = "Cosine similarity of the attention outputs to ICL's, on the gold response; layer 1 is the first."
     return framed(figure, caption)
+
+
+def lines(series: Series, label: str = "", dash: str = "solid") -> go.Figure:
+    """A line a method with its interval as bars."""
+    figure = go.Figure()
+    for name, (x, intervals) in series.items():
+        own, values = look(name), [of["value"] for of in intervals]
+        figure.add_scatter(
+            x=list(x),
+            y=values,
+            error_y={
+                "array": [of["high"] - of["value"] for of in intervals],
+                "arrayminus": [of["value"] - of["low"] for of in intervals],
+                "width": 0,
+                "thickness": 1,
+            },
+            mode="lines+markers",
+            name=plain(label or own.name),
+            line={"color": own.colour, "width": 2, "dash": "dash" if own.ring else dash},
+            marker=own.marker(5),
+            hovertemplate="%{y:.3f}<extra>%{fullData.name}</extra>",
+        )
+    longest = max(len(x) for x, _ in series.values())
+    figure.update_xaxes(dtick=max(1, -(-longest // 8)), showgrid=False)
+    return styled(figure, height=260)
 
 
 def styled(figure: go.Figure, height: int) -> go.Figure:
