@@ -97,7 +97,7 @@ def test_the_command_takes_a_sweep_and_says_what_else_it_takes(
         monkeypatch.setattr(sys, "argv", ["ia2", "analyze", str(tmp_path), *option])
         with pytest.raises(SystemExit):
             main()
-        assert "is a sweep's; --test, --layers and --other are of a run" in capsys.readouterr().err
+        assert "is a sweep's; give one of its cells for --test, --layers, --other and --text" in capsys.readouterr().err
     monkeypatch.setattr(sys, "argv", ["ia2", "analyze", str(tmp_path)])
     (tmp_path / "results.csv").unlink()
     with pytest.raises(SystemExit):

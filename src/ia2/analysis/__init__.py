@@ -13,12 +13,14 @@ from ia2.analysis.patching import Patch, patch_curves, patched, patched_scores
 from ia2.analysis.performance import similarity_and_performance
 from ia2.analysis.recurring import recurring_heads
 from ia2.analysis.subject import Subject
+from ia2.analysis.texts import Passage, perplexities, read_texts
 from ia2.analysis.units import Units, describe, find_units
 from ia2.analysis.weights import weights
 
 __all__ = [
     "Activations",
     "Other",
+    "Passage",
     "Patch",
     "Subject",
     "Units",
@@ -36,9 +38,11 @@ __all__ = [
     "patch_curves",
     "patched",
     "patched_scores",
+    "perplexities",
     "read_activations",
     "read_other",
     "read_results",
+    "read_texts",
     "reads_context",
     "recurring_heads",
     "similarity_and_performance",

@@ -14,6 +14,7 @@ from ia2.analysis.forgetting import forgetting, read_other
 from ia2.analysis.layers import layer_study
 from ia2.analysis.patching import Patch, patch_curves
 from ia2.analysis.subject import Subject
+from ia2.analysis.texts import perplexities, read_texts
 from ia2.analysis.units import describe, find_units, halves, shared
 from ia2.analysis.weights import weights
 from ia2.capture import BEFORE, SITES, Site, places
@@ -36,6 +37,7 @@ def analyze(
     output: Path | None = None,
     layers: bool = False,
     other: Sequence[str] = (),
+    text: str | None = None,
 ) -> dict[str, Any]:
     """Analyse a run, or all runs of a cell: analysis.json and analysis.html.
 
@@ -45,15 +47,16 @@ def analyze(
         output: where to write; `folder` if None.
         layers: whether to train `ia2` at several choices of layers too, in `layers/` of the output.
         other: tasks or files of rows of other tasks, to see what is forgotten; see `read_other`.
+        text: running text, for the same; see `read_texts`.
 
     Returns:
         What analysis.json holds: `distances`, `weights`, `units`, `shared_units`, `patching`, `context`, `forgetting`,
-        `along` (where the run kept snapshots) and `layers`, as the functions of this package return them; and
+        `text`, `along` (where the run kept snapshots) and `layers`, as the functions of this package return them; and
         `skipped`, what could not be done, with the reason.
     """
     subject = Subject.open(folder)
     output, task = output or Path(folder), subject.run.task()
-    others = {name: read_other(name, task) for name in other}
+    others, texts = {name: read_other(name, task) for name in other}, read_texts(text) if text else []
     lm = subject.load_model()
     zero, icl, *adapters = subject.variants(lm)
     found: dict[str, Any] = {
@@ -70,6 +73,8 @@ def analyze(
         found |= _units(lm, task, test, acts, [zero, *adapters], icl)
         if others:
             found["forgetting"] = forgetting(lm, others, adapters)
+        if texts:
+            found["text"] = perplexities(lm, texts, adapters)
     try:
         found["weights"] = weights(subject.adapters)
     except IA2Error as error:

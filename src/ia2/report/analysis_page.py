@@ -6,7 +6,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from ia2.report.figures import accuracy, framed, lines, look, plain, styled
+from ia2.report.figures import accuracy, dots, framed, lines, look, plain, styled
 from ia2.report.frame import name_of, table, write_page
 from ia2.report.numbers import PERCENT, SCORE, SHORT, Form, Interval
 from ia2.report.trained import along_training, overlaps
@@ -39,7 +39,7 @@ def write_analysis(path: Path, found: dict[str, Any]) -> None:
         "What ICL's heads and neurons do in another method": _patching(found["patching"]),
         "Updates of the weights": _weights(found["weights"]) if "weights" in found else "",
         "Does it still read its context?": _context(found["context"]),
-        "What is forgotten": _forgetting(found["forgetting"]) if "forgetting" in found else "",
+        "What is forgotten": (_forgetting(found["forgetting"]) if "forgetting" in found else "") + _text(found),
         "Which layers matter": _layers(found["layers"]) if "layers" in found else "",
         "Left out": "".join(f"<p>{escape(what)}: {escape(why)}</p>" for what, why in found["skipped"].items()),
         "How to read this page": "<p>Every method is read on the same tokens: the gold responses of the test rows. "
@@ -191,7 +191,7 @@ def _context(found: dict[str, Any]) -> str:
 
 
 def _forgetting(found: dict[str, Any]) -> str:
-    rows, texts = [], []
+    rows, texts, panels = [], [], ""
     for task, prompts in found.items():
         for shown, of in prompts.items():
             where = f"<small>{escape(task)}, {'with demos' if shown == 'demos' else 'query alone'}</small>"
@@ -200,13 +200,35 @@ def _forgetting(found: dict[str, Any]) -> str:
                 answers = [_cell(own["accuracy"], PERCENT), _cell(gap.get("accuracy"), PERCENT, "+")]
                 language = [_cell(own["perplexity"], SHORT), _cell(gap.get("nll"), SCORE, "+")]
                 rows.append([f"{look(name).dot}{name_of(name)}{where}", *answers, *language])
+            text = f"<b>Accuracy, %</b> {where}"
+            panels += framed(dots([("", of["methods"])]), text, f"Accuracy on {task} with {shown}")
             for name, distinct in of.get("diversity", {}).items():
                 texts.append([f"{look(name).dot}{name_of(name)}{where}", *map(SHORT.number, distinct.values())])
     caption = "Tasks that nothing was trained on. The change is from before training, paired on the same rows."
     titles = ["Method", "Accuracy, %", "Change, points", "Perplexity", "Change of NLL"]
-    diverse = "How diverse generated answers are: different words, pairs of words and answers, over all; 1 is most."
-    columns = ["Method", "Words", "Pairs", "Answers"]
-    return table(caption, titles, rows) + (table(diverse, columns, texts) if texts else "")
+    diverse = (
+        "How diverse generated answers are: different words, pairs of words and answers, over all (1 is most), and "
+        "self-BLEU, how much of an answer is in the others (0 is most)."
+    )
+    columns = ["Method", "Words", "Pairs", "Answers", "Self-BLEU"]
+    figures = f'<div class="wide panels">{panels}</div>'
+    return figures + table(caption, titles, rows) + (table(diverse, columns, texts) if texts else "")
+
+
+def _text(found: dict[str, Any]) -> str:
+    if "text" not in found:
+        return ""
+    of = found["text"]
+    rows = [
+        [
+            f"{look(name).dot}{name_of(name)}",
+            _cell(own["perplexity"], SHORT),
+            _cell(of["differences"].get(f"{name} - before", {}).get("nll"), SCORE, "+"),
+        ]
+        for name, own in of["methods"].items()
+    ]
+    caption = f"Running text: {of['n_tokens']} tokens of {of['n']} texts, with intervals over these."
+    return table(caption, ["Method", "Perplexity", "Change of NLL"], rows)
 
 
 def _layers(found: dict[str, Any]) -> str:
