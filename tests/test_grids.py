@@ -38,7 +38,11 @@ def test_a_sweep_is_analysed_on_its_own_tasks(tmp_path: Path) -> None:
     found = analyze_sweep(tmp_path)
     assert found["performance"] == similarity_and_performance(own)
     setting = {"model": "tiny", "adapter": "lora", "minus": "sft"}
-    assert found["crossings"] == [{**setting, "method": m, **crossing(own, m)} for m in ("icl", "ia2-sft")]
+    assert found["crossings"] == [
+        {**setting, "method": method, "metric": metric, **crossing(own, method, metric=metric)}
+        for method in ("icl", "ia2-sft")
+        for metric in ("accuracy", "ece")
+    ]
     assert (found["skipped"], found["models"], found["n_cells"]) == ({}, ["tiny"], 16)
     assert read_json(tmp_path / "analysis.json") == json.loads(json.dumps(found))
     page = Page(tmp_path / "analysis.html")
@@ -67,8 +71,9 @@ def test_models_and_adapters_are_not_mixed_in_one_line(tmp_path: Path) -> None:
     tables = [write_results(tmp_path, accuracy=level, adapter=name) for level, name in ((0.1, "lora"), (0.9, "ia3"))]
     pd.concat(tables).to_csv(tmp_path / "results.csv", index=False)
     found = analyze_sweep(tmp_path, tmp_path / "out")
-    assert [of["adapter"] for of in found["crossings"]] == ["lora", "lora", "ia3", "ia3"]
-    assert {of["pooled"]["first"]["value"] for of in found["crossings"]} == {0.0}
+    assert [of["adapter"] for of in found["crossings"]] == ["lora"] * 4 + ["ia3"] * 4
+    lines = [of["pooled"] for of in found["crossings"] if of["metric"] == "accuracy"]
+    assert {line["first"]["value"] for line in lines} == {0.0}
     assert (tmp_path / "out" / "analysis.html").is_file()
 
 

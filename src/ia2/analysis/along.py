@@ -19,31 +19,38 @@ SITES: tuple[Site, ...] = ("attn_out", "mlp_out", "hidden")
 
 
 def along_training(
-    lm: LanguageModel, task: Task, test: Sequence[Example], snapshots: Mapping[int, Path], zero: Variant, icl: Variant
-) -> list[dict[str, Any]]:
-    """Every snapshot of a training on the test rows, as points in order of steps.
+    lm: LanguageModel,
+    task: Task,
+    test: Sequence[Example],
+    snapshots: Mapping[str, Mapping[int, Path]],
+    zero: Variant,
+    icl: Variant,
+) -> dict[str, list[dict[str, Any]]]:
+    """Every snapshot of some trainings on the test rows, as points in order of steps.
 
     Args:
         lm: the base, without an adapter.
         task: how prompts look.
         test: labelled rows, at least 16.
-        snapshots: adapter folders by the number of updates before them; all are loaded at once.
-        zero, icl: what distances are measured to.
+        snapshots: by training, adapter folders by the number of updates before them; all are loaded at once.
+        zero, icl: what distances are measured to; they are read once for all.
 
     Returns:
-        Of each `step`: `accuracy`, `ece`, `nll` and `brier` with their intervals, and `distances` by site and
-        reference, see there.
+        By training, of each `step`: `accuracy`, `ece`, `nll` and `brier` with their intervals, and `distances` by site
+        and reference, see there.
     """
-    names = {number: f"step-{number}" for number in snapshots}
-    variants = [Variant(name, adapter=name) for name in names.values()]
-    with loaded_adapters(lm, {names[number]: folder for number, folder in snapshots.items()}):
+    folders = {_name(of, number): path for of, own in snapshots.items() for number, path in own.items()}
+    variants = [Variant(name, adapter=name) for name in folders]
+    with loaded_adapters(lm, folders):
         predictions = by_variant(evaluate(lm, task, test, variants, icl))
         found = distances(read_activations(lm, task, test, [zero, icl, *variants], SITES))
-    return [
-        {
-            "step": number,
-            **measured(predictions[name]),
-            "distances": {site: {of: found[site][of][name] for of in (icl.name, zero.name)} for site in SITES},
-        }
-        for number, name in names.items()
-    ]
+
+    def point(name: str, number: int) -> dict[str, Any]:
+        by_site = {site: {of: found[site][of][name] for of in (icl.name, zero.name)} for site in SITES}
+        return {"step": number, **measured(predictions[name]), "distances": by_site}
+
+    return {of: [point(_name(of, number), number) for number in own] for of, own in snapshots.items()}
+
+
+def _name(training: str, number: int) -> str:
+    return f"{training}-step-{number}"

@@ -80,13 +80,9 @@ def analyze(
     except IA2Error as error:
         _skip(found["skipped"], "weights", error)
     if subject.snapshots:
-        found["along"] = {
-            name: {
-                "kept": read_json(subject.adapters[name] / "training.json")["n_steps"],
-                "points": along_training(lm, task, test, folders, zero, icl),
-            }
-            for name, folders in subject.snapshots.items()
-        }
+        along = along_training(lm, task, test, subject.snapshots, zero, icl)
+        kept = {name: read_json(subject.adapters[name] / "training.json")["n_steps"] for name in along}
+        found["along"] = {name: {"kept": kept[name], "points": points} for name, points in along.items()}
     if layers:
         found["layers"] = layer_study(subject.run, test, output / "layers", lm)
     write_json(output / "analysis.json", found)

@@ -78,13 +78,36 @@ def _crossings(found: Sequence[dict[str, Any]]) -> str:
     for of in found:
         where = f"<small>{escape(of['model'])}, {escape(of['adapter'])}</small>"
         line = of["pooled"]
-        values = [PERCENT.interval(line[key], "+") for key in ("first", "last", "per_doubling")]
-        rows.append([f"{name_of(of['method'])} minus {name_of(of['minus'])}{where}", *values, crosses_at(of)])
+        title, form = METRICS[of["metric"]]
+        values = [form.interval(line[key], "+") for key in ("first", "last", "per_doubling")]
+        rows.append([f"{name_of(of['method'])} minus {name_of(of['minus'])}{where}", title, *values, crosses_at(of)])
     if not rows:
         return ""
-    caption = "A line in log N through the difference in accuracy, in points, all tasks together."
-    titles = ["Methods", "At the smallest N", "At the largest N", "Each doubling", "Crosses zero at N"]
-    return table(caption, titles, rows)
+    caption = "A line in log N through the difference in accuracy, in points, and in ECE, all tasks together."
+    titles = ["Methods", "Metric", "At the smallest N", "At the largest N", "Each doubling", "Crosses zero at N"]
+    panels: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for of in found:
+        panels.setdefault((of["model"], of["adapter"], of["metric"]), []).append(of)
+    figures = "".join(map(_over_n, panels.values()))
+    return f'<div class="wide panels">{figures}</div>{table(caption, titles, rows)}'
+
+
+def _over_n(found: Sequence[dict[str, Any]]) -> str:
+    """Of a model, adapter and metric: the mean difference at each N, and the line through it."""
+    figure, (title, form) = go.Figure(), METRICS[found[0]["metric"]]
+    for of in found:
+        own, sizes = look(of["method"]), of["sizes"]
+        line = [of["pooled"][end]["value"] for end in ("first", "last")]
+        shared = {"name": plain(own.name), "line": {"color": own.colour, "width": 2}, "marker": own.marker(6)}
+        hover = "N = %{x}: %{y:+.3f}<extra>%{fullData.name}</extra>"
+        figure.add_scatter(x=sizes, y=of["means"], mode="markers", hovertemplate=hover, **shared)
+        figure.add_scatter(x=[sizes[0], sizes[-1]], y=line, mode="lines", hoverinfo="skip", showlegend=False, **shared)
+    figure.add_hline(0, line={"color": "#8A8A8A", "width": 1})
+    figure.update_xaxes(type="log", tickvals=found[0]["sizes"], ticktext=[str(n) for n in found[0]["sizes"]])
+    figure.update_yaxes(tickformat=form.ticks, nticks=6)
+    setting = f"over N; {escape(found[0]['model'])}, {escape(found[0]['adapter'])}"
+    caption = f"<b>{title} minus SFT's</b> <small>{setting}</small>"
+    return framed(styled(figure, height=300), caption, f"{title} minus that of SFT over N")
 
 
 def _recurring(found: dict[str, Any]) -> str:
