@@ -108,10 +108,16 @@ def patched_scores(
             texts = task.labels[:1] if task.labels and ids else task.labels
             answered = [replace(e, response=text) for e in chunk for text in texts or (e.label,)]
             values = read_rows(lm, task, answered, source, {patch.site for patch in patches})
+            variants = {patch.variant.name: patch.variant for patch in patches}
+            rows = {
+                name: [lm.encoder.encode(variant.prompt(task, e, e.label)) for e in answered]
+                for name, variant in variants.items()
+            }
             for scores, patch in zip(found, patches, strict=True):
-                rows = [lm.encoder.encode(patch.variant.prompt(task, e, e.label)) for e in answered]
                 with using(lm, patch.variant.adapter):
-                    logps, tops, greedy = _forced(lm, rows, values[patch.site], patch, n_units[patch.site], ids)
+                    logps, tops, greedy = _forced(
+                        lm, rows[patch.variant.name], values[patch.site], patch, n_units[patch.site], ids
+                    )
                 scores.append(_among_labels(task, chunk, logps) if task.labels else _of_tokens(logps, tops, greedy))
                 advance(len(chunk), patch.variant.name)
     return Scores(
