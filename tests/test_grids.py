@@ -60,10 +60,12 @@ def test_heads_of_cells_that_are_analysed_are_compared_model_by_model(tmp_path: 
     assert "recurring" not in analyze_sweep(tmp_path)
     for name, model in (("a", "tiny"), ("b", "tiny"), ("c", "alone")):
         heads = {"sft": {"n": 6, "by_layer": [{"layer": 0}, {"layer": 1}], "top": [{"layer": 0, "unit": 2}]}}
-        own = {"model": model, "units": {"heads": heads}}
+        own = {"model": model, "units": {"heads": heads, "neurons": heads}}
         write_json(tmp_path / "cells" / name / "analysis.json", own)
-    (method, of), *others = analyze_sweep(tmp_path)["recurring"]["tiny"].items()
-    assert (method, of["runs"], of["jaccard"], of["heads"], others) == ("sft", ["a", "b"], 1, [(0, 2, 2)], [])
+    found = analyze_sweep(tmp_path)["recurring"]
+    assert list(found) == ["heads", "neurons"]
+    (method, of), *others = found["heads"]["tiny"].items()
+    assert (method, of["runs"], of["jaccard"], of["units"], others) == ("sft", ["a", "b"], 1, [(0, 2, 2)], [])
     assert "1.3 (2)" in Page(tmp_path / "analysis.html").text
 
 

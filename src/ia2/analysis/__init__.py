@@ -11,7 +11,7 @@ from ia2.analysis.grids import analyze_sweep, read_results
 from ia2.analysis.layers import layer_choices, layer_study
 from ia2.analysis.patching import Patch, patch_curves, patched, patched_scores
 from ia2.analysis.performance import similarity_and_performance
-from ia2.analysis.recurring import recurring_heads
+from ia2.analysis.recurring import recurring_units
 from ia2.analysis.subject import Subject
 from ia2.analysis.texts import Passage, perplexities, read_texts
 from ia2.analysis.units import Units, describe, find_units
@@ -44,7 +44,7 @@ __all__ = [
     "read_results",
     "read_texts",
     "reads_context",
-    "recurring_heads",
+    "recurring_units",
     "similarity_and_performance",
     "weights",
 ]

@@ -5,7 +5,7 @@ from typing import Any
 
 from ia2.analysis.crossing import crossing
 from ia2.analysis.performance import METRICS, similarity_and_performance
-from ia2.analysis.recurring import recurring_heads
+from ia2.analysis.recurring import recurring_units
 from ia2.comparison import CONTEXTUAL, TEMPERATURE
 from ia2.errors import IA2Error
 from ia2.files import read_json, write_json
@@ -27,9 +27,9 @@ def analyze_sweep(folder: str | Path, output: Path | None = None) -> dict[str, A
 
     Returns:
         What analysis.json holds: `performance`, see `similarity_and_performance`; `crossings`, for each model, adapter
-        and method, but recalibrated ones, what `crossing` says of its accuracy and ECE beside SFT's; `recurring`, where
-        two or more of its cells are analysed, see `recurring_heads`; and `skipped`, what could not be done, with
-        the reason.
+        and method, but recalibrated ones, what `crossing` says of its accuracy and ECE beside SFT's; `recurring`, of
+        `heads` and `neurons`, where two or more of its cells are analysed, see `recurring_units`; and `skipped`, what
+        could not be done, with the reason.
     """
     rows, output = read_results(Path(folder) / RESULTS), output or Path(folder)
     found: dict[str, Any] = {
@@ -57,8 +57,9 @@ def analyze_sweep(folder: str | Path, output: Path | None = None) -> dict[str, A
     by_model: dict[str, dict[str, Any]] = {}
     for name, analysis in cells.items():
         by_model.setdefault(analysis["model"], {})[name] = analysis
-    if recurring := {model: of for model, own in by_model.items() if (of := recurring_heads(own))}:
-        found["recurring"] = recurring
+    for kind in ("heads", "neurons"):
+        if recurring := {model: of for model, own in by_model.items() if (of := recurring_units(own, kind))}:
+            found.setdefault("recurring", {})[kind] = recurring
     write_json(output / "analysis.json", found)
     write_grid_analysis(output / "analysis.html", found)
     return found

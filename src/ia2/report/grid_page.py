@@ -17,7 +17,7 @@ KINDS = {
     "spearman": "Of ranks",
     "partial": "Within tasks and N",
 }
-N_HEADS = 5
+N_UNITS = 5
 NOTES = (
     "<p>A point is a cell and a trained method. Correlations have 95% bootstrap intervals over tasks; the last takes "
     "out what task and N explain of both. A correlation does not say that similarity is the reason.</p>"
@@ -32,7 +32,7 @@ def write_grid_analysis(path: Path, found: dict[str, Any]) -> None:
     sections = {
         "Similarity to ICL and performance": _performance(found["performance"]) if "performance" in found else "",
         "Until which N": _crossings(found["crossings"]),
-        "Heads that several cells have in common": _recurring(found["recurring"]) if "recurring" in found else "",
+        "Heads and neurons that several cells have in common": _recurring(found.get("recurring", {})),
         "Left out": "".join(f"<p>{escape(what)}: {escape(why)}</p>" for what, why in found["skipped"].items()),
         "How to read this page": NOTES,
     }
@@ -113,20 +113,21 @@ def _over_n(found: Sequence[dict[str, Any]]) -> str:
 def _recurring(found: dict[str, Any]) -> str:
     rows = [
         [
-            f"{look(name).dot}{name_of(name)}<small>{escape(model)}, {len(of['runs'])} cells</small>",
+            f"{look(name).dot}{name_of(name)}<small>{kind}; {escape(model)}, {len(of['runs'])} cells</small>",
             SHORT.number(of["jaccard"]),
             SHORT.number(of["by_chance"]),
             p_value(of["p"]),
-            ", ".join(f"{layer + 1}.{head + 1} ({n})" for layer, head, n in of["heads"][:N_HEADS]),
+            ", ".join(f"{layer + 1}.{unit + 1} ({n})" for layer, unit, n in of["units"][:N_UNITS]),
         ]
-        for model, methods in found.items()
+        for kind, models in found.items()
+        for model, methods in models.items()
         for name, of in methods.items()
     ]
     caption = (
-        "How many of the heads that tell ICL best from a method are the same in two cells (Jaccard, mean over pairs), "
-        "how many if heads are permuted within layers, and which are found most often: layer.head (cells)."
+        "How many of the units that tell ICL best from a method are the same in two cells (Jaccard, mean over pairs), "
+        "how many if units are permuted within layers, and which are found most often: layer.unit (cells)."
     )
-    return table(caption, ["Method", "In common", "By chance", "p", "Heads"], rows)
+    return table(caption, ["Method", "In common", "By chance", "p", "Units"], rows) if rows else ""
 
 
 def crosses_at(found: dict[str, Any]) -> str:
