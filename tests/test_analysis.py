@@ -28,6 +28,7 @@ from ia2.run import Data, Run
 from ia2.world.tokenizer import build_tokenizer
 
 OPTIONS: dict[str, Any] = {"model": "tiny", "labels": ("0", "1"), "num_train_epochs": 1, "learning_rate": (1e-2,)}
+KEPT = {**OPTIONS, "snapshots": 2}
 HOSTILE = "<script>alert(1)</script>"
 METHODS = ("sft", "ia2-sft+unlabelled")
 NAMES = ["ia2+unlabelled", "ia2-sft+unlabelled", "sft"]
@@ -42,7 +43,7 @@ def cell(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a cell, within that of its comparison."""
     place = tmp_path_factory.mktemp("compared") / "cells" / "cell-0"
     data = Data(mood("train", 8), mood("dev", 4), [Example(row.query) for row in mood("train", 10)[8:]])
-    made = Cell("mood", 0, OPTIONS, data, {"test": mood("test", 4)}, place, recalibrated=False)
+    made = Cell("mood", 0, KEPT, data, {"test": mood("test", 4)}, place, recalibrated=False)
     made.train(load_model("tiny", device="cpu"), METHODS)
     return place
 
@@ -56,7 +57,7 @@ def nll_of_second_half(cell: Path, name: str, rows: list[Example]) -> float:
 
 
 def test_all_adapters_of_a_cell_are_analysed_together(cell: Path, tmp_path: Path) -> None:
-    found = analyze(cell, mood("test", 40), tmp_path)
+    found = analyze(cell, mood("test", 24), tmp_path)
     assert read_json(tmp_path / "analysis.json") == json.loads(json.dumps(found))
     assert found["skipped"] == {}
     assert list(found["distances"]) == ["attn_out", "head_out", "mlp_out", "neurons", "hidden"]
@@ -69,19 +70,35 @@ def test_all_adapters_of_a_cell_are_analysed_together(cell: Path, tmp_path: Path
     }
     assert found["units"]["neurons"]["sft"]["n"] == 4 * 384
     assert len(found["shared_units"]["heads"]) == len(found["shared_units"]["neurons"]) == 6
-    assert [point["k"] for point in found["patching"]["sft"]] == [0, 1, 2, 4, 8, 16]
-    assert found["patching"]["sft"][0]["nll"]["value"] == pytest.approx(
-        nll_of_second_half(cell, "sft", mood("test", 40))
-    )
+    curves = {kind: of["sft"] for kind, of in found["patching"].items()}
+    assert {kind: [point["k"] for point in curve] for kind, curve in curves.items()} == {
+        "heads": [0, 1, 2, 4, 8, 16],
+        "neurons": [0, 1, 4, 16, 64, 256, 1024, 1536],
+    }
+    bare = nll_of_second_half(cell, "sft", mood("test", 24))
+    assert [curve[0]["nll"]["value"] for curve in curves.values()] == pytest.approx([bare, bare])
+    along = {name: of["points"] for name, of in found["along"].items()}
+    assert {name: [p["step"] for p in of] for name, of in along.items()} == {
+        NAMES[0]: [0, 2],
+        NAMES[1]: [0],
+        "sft": [0],
+    }
+    to_icl = found["distances"]["hidden"]["icl"]
+    for name, start in ((NAMES[0], "zero-shot"), (NAMES[1], NAMES[0]), ("sft", "zero-shot")):
+        began = along[name][0]["distances"]["hidden"]["icl"]["l2"]
+        assert [of["value"] for of in began] == pytest.approx([of["value"] for of in to_icl[start]["l2"]], rel=1e-4)
+    assert along[NAMES[0]][0]["distances"] != along[NAMES[0]][1]["distances"]
+    assert along[NAMES[1]][0]["nll"]["value"] == pytest.approx(found["context"]["methods"][NAMES[0]]["nll"]["value"])
     assert list(found["context"]["methods"]) == ["icl", *NAMES, *(f"{name}+demos" for name in NAMES)]
-    for interval in (found["distances"]["hidden"]["icl"]["sft"]["cka"][1], found["patching"]["sft"][1]["nll"]):
+    for interval in (found["distances"]["hidden"]["icl"]["sft"]["cka"][1], curves["neurons"][1]["nll"]):
         assert interval["low"] <= interval["value"] <= interval["high"]
     page = (tmp_path / "analysis.html").read_text("utf-8")
     headings = re.findall("<h2>(.*?)</h2>", page)
     assert headings == [
         "Distance to ICL",
+        "Along training",
         "Heads and neurons that tell ICL apart",
-        "What ICL's heads do in another method",
+        "What ICL's heads and neurons do in another method",
         "Updates of the weights",
         "Does it still read its context?",
         "How to read this page",
@@ -113,6 +130,7 @@ def test_a_run_is_analysed_and_what_cannot_be_is_said(
     assert "without weights: " in " ".join(capsys.readouterr().err.split())
     assert "weights" not in found
     assert list(found["units"]) == ["heads", "mlp_out"]
+    assert list(found["patching"]) == ["heads"]
     assert found["units"]["mlp_out"]["ia2"]["n"] == 3 * 32
     page = (tmp_path / "run" / "analysis.html").read_text("utf-8")
     assert "expected LoRA, whose updates are of low rank" in page

@@ -110,12 +110,27 @@ def test_commands_of_the_analysis_page(workplace: Path, monkeypatch: pytest.Monk
     assert (workplace / "runs" / "sweep" / "analysis.html").is_file()
 
 
-def test_the_pictures_of_the_analysis_page_name_their_methods() -> None:
+SECTIONS = dict(zip(*[iter(re.split(r"^#+ (.+)\n", ANALYSIS_PAGE, flags=re.MULTILINE)[1:])] * 2, strict=True))
+ANALYSES = [name for name, text in SECTIONS.items() if "\n*Does not show:*" in text]
+
+
+def test_every_analysis_has_its_equation_its_figures_a_picture_and_what_it_does_not_show() -> None:
+    assert list(SECTIONS) == ["Why methods differ", *ANALYSES[:8], "What a sweep says", *ANALYSES[8:]]
+    for name in ANALYSES:
+        assert re.search("[=·‖←∩Σ]", SECTIONS[name]), f"{name} has no equation"
+        assert "\nThere, " in SECTIONS[name] or " There, " in SECTIONS[name], f"{name} has no figures"
+        assert ".svg)" in SECTIONS[name] or name == "Units in common", f"{name} has no picture"
+
+
+def test_the_pictures_of_the_analysis_page_are_drawn() -> None:
     pictures = re.findall(r"!\[.+?\]\((.+?\.svg)\)", ANALYSIS_PAGE)
-    assert len(pictures) == 2
+    assert sorted(pictures) == sorted(path.name for path in (ROOT / "docs").glob("*.svg") if "analysis" in path.name)
     for name in pictures:
-        text = "".join(ElementTree.parse(ROOT / "docs" / name).getroot().itertext())
-        assert all(method in text for method in ("SFT", "IA2", "IA2→SFT"))
+        root = ElementTree.parse(ROOT / "docs" / name).getroot()
+        assert len([of for of in root.iter() if of.tag.endswith("}path") or of.tag.endswith("}image")]) > 5
+        words = "".join(root.itertext())
+        methods = any(word in words for word in ("zero-shot", "IA2→SFT", "IA2 with SFT"))
+        assert methods or name == "analysis-heads.svg", f"{name} names no method"
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="pictures are drawn by Chromium, which is not here")

@@ -38,7 +38,11 @@ def test_a_sweep_is_analysed_on_its_own_tasks(tmp_path: Path) -> None:
     found = analyze_sweep(tmp_path)
     assert found["performance"] == similarity_and_performance(own)
     setting = {"model": "tiny", "adapter": "lora", "minus": "sft"}
-    assert found["crossings"] == [{**setting, "method": m, **crossing(own, m)} for m in ("icl", "ia2-sft")]
+    assert found["crossings"] == [
+        {**setting, "method": method, "metric": metric, **crossing(own, method, metric=metric)}
+        for method in ("icl", "ia2-sft")
+        for metric in ("accuracy", "ece")
+    ]
     assert (found["skipped"], found["models"], found["n_cells"]) == ({}, ["tiny"], 16)
     assert read_json(tmp_path / "analysis.json") == json.loads(json.dumps(found))
     page = Page(tmp_path / "analysis.html")
@@ -56,10 +60,12 @@ def test_heads_of_cells_that_are_analysed_are_compared_model_by_model(tmp_path: 
     assert "recurring" not in analyze_sweep(tmp_path)
     for name, model in (("a", "tiny"), ("b", "tiny"), ("c", "alone")):
         heads = {"sft": {"n": 6, "by_layer": [{"layer": 0}, {"layer": 1}], "top": [{"layer": 0, "unit": 2}]}}
-        own = {"model": model, "units": {"heads": heads}}
+        own = {"model": model, "units": {"heads": heads, "neurons": heads}}
         write_json(tmp_path / "cells" / name / "analysis.json", own)
-    (method, of), *others = analyze_sweep(tmp_path)["recurring"]["tiny"].items()
-    assert (method, of["runs"], of["jaccard"], of["heads"], others) == ("sft", ["a", "b"], 1, [(0, 2, 2)], [])
+    found = analyze_sweep(tmp_path)["recurring"]
+    assert list(found) == ["heads", "neurons"]
+    (method, of), *others = found["heads"]["tiny"].items()
+    assert (method, of["runs"], of["jaccard"], of["units"], others) == ("sft", ["a", "b"], 1, [(0, 2, 2)], [])
     assert "1.3 (2)" in Page(tmp_path / "analysis.html").text
 
 
@@ -67,8 +73,9 @@ def test_models_and_adapters_are_not_mixed_in_one_line(tmp_path: Path) -> None:
     tables = [write_results(tmp_path, accuracy=level, adapter=name) for level, name in ((0.1, "lora"), (0.9, "ia3"))]
     pd.concat(tables).to_csv(tmp_path / "results.csv", index=False)
     found = analyze_sweep(tmp_path, tmp_path / "out")
-    assert [of["adapter"] for of in found["crossings"]] == ["lora", "lora", "ia3", "ia3"]
-    assert {of["pooled"]["first"]["value"] for of in found["crossings"]} == {0.0}
+    assert [of["adapter"] for of in found["crossings"]] == ["lora"] * 4 + ["ia3"] * 4
+    lines = [of["pooled"] for of in found["crossings"] if of["metric"] == "accuracy"]
+    assert {line["first"]["value"] for line in lines} == {0.0}
     assert (tmp_path / "out" / "analysis.html").is_file()
 
 
@@ -97,7 +104,7 @@ def test_the_command_takes_a_sweep_and_says_what_else_it_takes(
         monkeypatch.setattr(sys, "argv", ["ia2", "analyze", str(tmp_path), *option])
         with pytest.raises(SystemExit):
             main()
-        assert "is a sweep's; --test, --layers and --other are of a run" in capsys.readouterr().err
+        assert "is a sweep's; give one of its cells for --test, --layers, --other and --text" in capsys.readouterr().err
     monkeypatch.setattr(sys, "argv", ["ia2", "analyze", str(tmp_path)])
     (tmp_path / "results.csv").unlink()
     with pytest.raises(SystemExit):

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ia2.analysis import recurring_heads
+from ia2.analysis import recurring_units
 from ia2.errors import IA2Error
 
 L, H, R = 4, 10, 6
@@ -32,14 +32,14 @@ def analysis(top: Heads, method: str = "sft", n_layers: int = L) -> dict[str, An
 
 
 def recurring(many: list[Heads]) -> Any:
-    return SimpleNamespace(**recurring_heads({str(i): analysis(top) for i, top in enumerate(many)})["sft"])
+    return SimpleNamespace(**recurring_units({str(i): analysis(top) for i, top in enumerate(many)})["sft"])
 
 
 def test_planted_heads_are_those_of_every_run() -> None:
     planted = [(1, 3), (5, 7), (7, 0), (7, 9)]
     found = recurring(runs(0, planted))
     assert (found.k, found.jaccard) == (4, 1)
-    assert found.heads == [(*head, R) for head in planted]
+    assert found.units == [(*head, R) for head in planted]
     assert found.by_chance < 0.2
     assert found.p == pytest.approx(1 / 1001)
 
@@ -51,8 +51,8 @@ def test_a_part_in_common_is_what_sets_say() -> None:
     pairs = [len(a & b) / len(a | b) for i, a in enumerate(sets) for b in sets[:i]]
     assert found.jaccard == pytest.approx(sum(pairs) / len(pairs))
     counts = {head: sum(head in of for of in sets) for head in set().union(*sets)}
-    assert {(at, head): n for at, head, n in found.heads} == counts
-    assert [n for *_, n in found.heads] == sorted((n for *_, n in found.heads), reverse=True)
+    assert {(at, head): n for at, head, n in found.units} == counts
+    assert [n for *_, n in found.units] == sorted((n for *_, n in found.units), reverse=True)
 
 
 @pytest.mark.parametrize("layer", [None, 7], ids=["noise", "a layer"])
@@ -61,13 +61,20 @@ def test_noise_and_a_layer_that_all_heads_share_are_chance(layer: int | None) ->
     assert sum(of.p < 0.05 for of in found) <= 3
     assert np.mean([of.jaccard for of in found]) == pytest.approx(np.mean([of.by_chance for of in found]), abs=0.03)
     if layer is not None:
-        assert {head[0] for of in found for head in of.heads} == {layer}
+        assert {head[0] for of in found for head in of.units} == {layer}
 
 
 def test_a_method_of_one_run_is_left_out_and_other_models_are_refused() -> None:
     many = runs(0)
-    found = recurring_heads({"a": analysis(many[0]), "b": analysis(many[1]), "c": analysis(many[2], "ia2")})
+    found = recurring_units({"a": analysis(many[0]), "b": analysis(many[1]), "c": analysis(many[2], "ia2")})
     assert list(found) == ["sft"]
     assert found["sft"]["runs"] == ["a", "b"]
-    with pytest.raises(IA2Error, match=r"found layers and heads \[\(3, 10\), \(4, 10\)\]; expected runs of one model"):
-        recurring_heads({"a": analysis(many[0]), "b": analysis([], n_layers=3)})
+    assert recurring_units({"a": analysis(many[0]), "b": analysis(many[1])}, "neurons") == {}
+    neurons = {
+        name: {"units": {"neurons": analysis(of)["units"]["heads"]}} for name, of in zip("ab", many, strict=False)
+    }
+    assert recurring_units(neurons, "neurons") == found
+    with pytest.raises(
+        IA2Error, match=r"found layers and units a layer \[\(3, 10\), \(4, 10\)\]; expected runs of one model"
+    ):
+        recurring_units({"a": analysis(many[0]), "b": analysis([], n_layers=3)})

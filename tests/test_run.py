@@ -74,6 +74,18 @@ def test_the_adapter_is_a_plain_peft_folder(model_folder: str, tmp_path: Path) -
     assert list(answer.p_labels.values()) == pytest.approx((p / p.sum()).tolist(), abs=1e-5)
 
 
+def test_snapshots_are_folders_that_lead_to_the_adapter(model_folder: str, tmp_path: Path) -> None:
+    plain, run = make_run(tmp_path / "plain", model_folder), make_run(tmp_path / "run", model_folder, snapshots=1)
+    plain.train()
+    run.train()
+    assert adapter_bytes(run) == adapter_bytes(plain)
+    assert plain.snapshots("ia2") == {}
+    primed, tuned = run.snapshots("ia2"), run.snapshots("ia2-sft")
+    assert list(primed) == list(tuned) == [0, 1, 2, 3]
+    first = (tuned[0] / "adapter_model.safetensors").read_bytes()
+    assert first == adapter_bytes(run)["ia2"] != (primed[0] / "adapter_model.safetensors").read_bytes()
+
+
 def test_the_same_command_again_continues_and_ends_with_the_same_bytes(model_folder: str, tmp_path: Path) -> None:
     whole = make_run(tmp_path / "whole", model_folder)
     whole.train()

@@ -247,3 +247,9 @@ def test_cells_that_share_passes_give_what_they_give_alone(tmp_path: Path) -> No
             assert one[metric] == pytest.approx(other[metric], abs=1e-3)
     values = {row["nll"] for row in alone if row["method"] == "ia2-sft"}
     assert max(values) - min(values) > 1e-2  # or the test could not tell the two cells apart
+
+
+def test_a_cell_of_fewer_examples_than_demos_has_all_of_them_as_demos(tmp_path: Path) -> None:
+    grid = Grid(tasks=("mood",), n=(2, 8), n_test=2, options={"n_demos": 4})
+    options = {point.n: cell_of(grid, point, tmp_path).options["n_demos"] for point in grid.points()}
+    assert options == {2: 2, 8: 4}

@@ -14,13 +14,13 @@ from ia2.adapters import new_adapter
 from ia2.bank import Bank, trainable_copy
 from ia2.capture import SITES, Selection, Site, read
 from ia2.data import Example
-from ia2.jobs import Job, Metric, Rows, TrainingResult, TrainingSettings, arguments
+from ia2.jobs import Job, Metric, Rows, TrainingResult, TrainingSettings, arguments, best_of
 from ia2.methods import METHODS, Stage, Term, methods
 from ia2.models import LanguageModel
 from ia2.prompt import build_prompt
 from ia2.targets import collect
 from ia2.task import Task
-from ia2.training import StageTrainer, train_stage
+from ia2.training import StageTrainer, train_jobs, train_stage
 
 PRIME = Stage((Term("attn_out", "nmse"),))
 SETTINGS = TrainingSettings(1e-2, num_train_epochs=3, seed=1)
@@ -213,3 +213,30 @@ def test_gradient_checkpointing_changes_nothing(lm: LanguageModel) -> None:
     lm.base.activation_checkpointing_enable()
     _, checkpointed = fit(lm, PRIME, rows, None, SETTINGS)
     assert all(torch.equal(plain[name], checkpointed[name]) for name in plain)
+
+
+def test_snapshots_are_the_weights_on_the_way_and_change_nothing(lm: LanguageModel) -> None:
+    rows = rows_of(lm, LABELS, example_rows(8), example_rows(8))  # two updates an epoch
+    settings = replace(SETTINGS, num_train_epochs=3, snapshots=2)
+    result, last = fit(lm, PRIME, rows, None, settings)
+    assert list(result.snapshots) == [0, 2, 4]
+    for n_epochs in (1, 2):  # weights after so many epochs of a training that ends there
+        shorter, expected = fit(lm, PRIME, rows, None, replace(settings, num_train_epochs=n_epochs, snapshots=0))
+        assert shorter.snapshots == {}
+        found = result.snapshots[2 * n_epochs]
+        assert all(torch.equal(found[name], weight) for name, weight in expected.items())
+    unwatched = fit(lm, PRIME, rows, None, replace(settings, snapshots=0))[1]
+    assert all(torch.equal(unwatched[name], weight) for name, weight in last.items())
+
+
+def test_of_several_trainings_the_snapshots_of_the_best_are_kept(lm: LanguageModel) -> None:
+    rows = rows_of(lm, LABELS, example_rows(8), example_rows(8))
+    many = [replace(SETTINGS, learning_rate=rate, snapshots=2) for rate in (1e-5, 1e-2)]
+    with new_adapter(lm, options={"r": 4, "lora_alpha": 4}) as model:
+        results = train_jobs(lm, PRIME, [Job(trainable_copy(model), rows, rows, settings) for settings in many])
+    best, record = best_of(many, results)
+    assert record["learning_rate"] == 1e-2
+    alone, _ = fit(lm, PRIME, rows, rows, many[1])
+    assert list(best.snapshots) == list(alone.snapshots) == [0, 2, 4]
+    for name, weight in alone.snapshots[4].items():
+        torch.testing.assert_close(best.snapshots[4][name], weight, rtol=1e-3, atol=1e-5)

@@ -239,6 +239,9 @@ def analyze(
     other: Annotated[
         list[str] | None, typer.Option(help="A file of rows, or a task, to see what is forgotten; may be given again.")
     ] = None,
+    text: Annotated[
+        str | None, typer.Option(help="Running text, likewise: a .txt, rows with a column 'text', or world.")
+    ] = None,
 ) -> None:
     """See why methods differ: activations, heads and neurons, weights, what patches do, whether demos still count."""
     from ia2.analysis import analyze as run_analysis
@@ -247,13 +250,13 @@ def analyze(
     from ia2.results import print_analysis, print_sweep_analysis
 
     if (run / "results.csv").is_file():
-        if test or layers or other:
-            raise IA2Error(f"{run}: is a sweep's; --test, --layers and --other are of a run, or of one of its cells")
+        if test or layers or other or text:
+            raise IA2Error(f"{run}: is a sweep's; give one of its cells for --test, --layers, --other and --text")
         print_sweep_analysis(analyze_sweep(run, output))
     elif test is None:
         raise IA2Error(f"{run}: holds no results.csv of a sweep; for a run or a cell give test rows with --test FILE")
     else:
-        print_analysis(run_analysis(run, read_examples(test), output, layers, other or []))
+        print_analysis(run_analysis(run, read_examples(test), output, layers, other or [], text))
     typer.echo(f"analysis: {(output or run) / 'analysis.html'}")
 
 

@@ -100,6 +100,7 @@ class RunConfig(BaseModel):
         adapter, adapter_options: a name in `ia2 adapters`, and options of PEFT's configuration.
         side_by_side: whether trainings that can share a pass do (`ia2.bank`); it changes speed, and rounding.
         report_to: trackers, as `TrainingArguments` names them; TensorBoard's files go to `logs` in the run folder.
+        snapshots: the adapter of every so many updates is kept too, to be analysed (0: none).
         separator, max_new_tokens, parser, metric, length_normalised: how answers look and score: see `ia2.Task`.
         chat, dtype, quantization, attn_implementation, trust_remote_code: of the base model, see `ia2.load_model`.
     """
@@ -132,6 +133,7 @@ class RunConfig(BaseModel):
     adapter: Annotated[str, AfterValidator(lambda name: find_adapter(name) and name)] = "lora"
     adapter_options: dict[str, Any] = {}
     side_by_side: bool = True
+    snapshots: int = Field(0, ge=0)
 
     learning_rate: Rates = None  # None: those of the adapter
     num_train_epochs: int = Field(50, ge=1)
@@ -202,6 +204,7 @@ class RunConfig(BaseModel):
                 metric_for_best_model=of("metric_for_best_model"),
                 seed=self.seed,
                 report_to=self.report_to,
+                snapshots=self.snapshots,
             )
             for rate in of("learning_rate") or find_adapter(self.adapter).learning_rate
         ]

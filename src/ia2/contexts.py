@@ -1,5 +1,6 @@
 """What stands before a query for the teacher: demos, and any other text."""
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -60,9 +61,10 @@ class Contexts:
     def prompt(self, task: Task, example: Example, response: str | None, rng: np.random.Generator) -> Prompt:
         """The teacher's prompt for a query."""
         text = task.separator.join(part for part in (self.text, example.context) if part)
-        demos = self.shown(example, rng)
-        prompt = build_prompt(task, demos, example.query, response, text)
-        while demos and self.fits and not self.fits(prompt):
-            demos = demos[1:]
-            prompt = build_prompt(task, demos, example.query, response, text)
-        return prompt
+        demos, fits = self.shown(example, rng), self.fits
+
+        def without_first(n: int) -> Prompt:
+            return build_prompt(task, demos[n:], example.query, response, text)
+
+        n = bisect_left(range(len(demos)), True, key=lambda n: fits(without_first(n))) if fits else 0
+        return without_first(n)

@@ -44,6 +44,7 @@ class TrainingSettings:
             of their tokens.
         seed: of the order of rows.
         report_to: trackers, by the names that transformers has for them.
+        snapshots: the weights of every so many updates are kept, from those before the first on; 0 for none.
     """
 
     learning_rate: float
@@ -55,6 +56,7 @@ class TrainingSettings:
     metric_for_best_model: Metric = "loss"
     seed: int = 0
     report_to: tuple[str, ...] = ()
+    snapshots: int = 0
 
 
 class Rows(Dataset[Item]):
@@ -221,6 +223,7 @@ class Record:
     stopped: str | None = None
     loss: float = 0.0
     log: list[dict[str, float]] = field(default_factory=list)
+    snapshots: dict[int, Weights] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -235,6 +238,7 @@ class TrainingResult:
         log: the loss of every step, and what was seen of the development rows.
         n_jobs: trained side by side, this one included.
         seconds: its share of their wall time.
+        snapshots: weights on the way, by the number of updates before them.
     """
 
     weights: Weights
@@ -244,10 +248,13 @@ class TrainingResult:
     log: list[dict[str, float]]
     n_jobs: int
     seconds: float
+    snapshots: dict[int, Weights]
 
 
-def best_of(settings: Sequence[TrainingSettings], results: Sequence[TrainingResult]) -> tuple[Weights, dict[str, Any]]:
-    """The weights of the best of several trainings by development rows, the first of equals.
+def best_of(
+    settings: Sequence[TrainingSettings], results: Sequence[TrainingResult]
+) -> tuple[TrainingResult, dict[str, Any]]:
+    """The best of several trainings by development rows, the first of equals.
 
     And a record for JSON: the learning rate chosen, its value and steps, all trainings with their logs, the seconds.
     """
@@ -257,7 +264,7 @@ def best_of(settings: Sequence[TrainingSettings], results: Sequence[TrainingResu
         asdict(choice) | {name: getattr(result, name) for name in names}
         for choice, result in zip(settings, results, strict=True)
     ]
-    return results[best].weights, {
+    return results[best], {
         "learning_rate": settings[best].learning_rate,
         "value": results[best].value,
         "n_steps": results[best].n_steps,

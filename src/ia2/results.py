@@ -104,7 +104,8 @@ def print_sweep_analysis(found: dict[str, Any]) -> None:
         pair = _pair_name(f"{of['method']} - {of['minus']}")
         first, last = (_interval(of["pooled"][end], "+") for end in ("first", "last"))
         where = f"{first} at N = {of['sizes'][0]}, {last} at {of['sizes'][-1]}"
-        text = f"{pair} ({of['model']}, {of['adapter']}): accuracy {where}; crosses zero at N: {crosses_at(of)}"
+        setting = f"({of['model']}, {of['adapter']})"
+        text = f"{pair} {setting}: {of['metric']} {where}; crosses zero at N: {crosses_at(of)}"
         console.print(text, highlight=False, markup=False)
 
 

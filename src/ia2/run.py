@@ -3,6 +3,7 @@
 config.yaml  environment.json  examples.jsonl   what was asked, where, and of which rows
 targets/*.safetensors                           what the teacher did (collect)
 adapters/METHOD/                                a plain PEFT folder a stage, and training.json (prime, fine-tune)
+snapshots/METHOD/STEP/                          the same on the way, where the option `snapshots` asks for it
 predictions.jsonl  metrics.json  report.html    evaluation
 """
 
@@ -165,6 +166,10 @@ class Run:
     def adapters(self) -> dict[str, Path]:
         """The adapter folders in order of training; the last is the result."""
         return {name: self.folder / "adapters" / name for name in self.config.stages()}
+
+    def snapshots(self, name: str) -> dict[int, Path]:
+        """The adapter folders on the way to this one, by the number of updates before them."""
+        return {int(folder.name): folder for folder in sorted(self.folder.glob(f"snapshots/{name}/*"))}
 
     def task(self) -> Task:
         """Labels as configured, or as the rows suggest."""
@@ -402,9 +407,15 @@ class Share:
         ]
 
     def save(self, model: Any, results: Sequence[TrainingResult]) -> None:
-        """Keep the best, by way of the adapter on `model`."""
-        weights, record = best_of(self.settings, results)
-        restore(model, weights)
+        """Keep the best, and its snapshots before it, by way of the adapter on `model`."""
+        best, record = best_of(self.settings, results)
+        way = self.run.folder / "snapshots" / self.name
+        if best.snapshots and not way.is_dir():
+            with written_aside(way) as aside:
+                for step, weights in best.snapshots.items():
+                    restore(model, weights)
+                    save_adapter(model, aside / f"{step:06}", {"step": step})
+        restore(model, best.weights)
         record |= {"n_rows": len(self.train), "n_trainable": n_trainable(model)}
         save_adapter(model, self.run.adapters[self.name], record | {"collect_seconds": self.collect_seconds})
 

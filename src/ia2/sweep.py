@@ -46,7 +46,7 @@ class Grid(BaseModel):
         n_unlabelled: further queries without a label, for methods that end in `+unlabelled`.
         cells_at_once: cells that one worker trains side by side, as far as they can be (`ia2.bank`).
         ood: whether adapters are also tested on a task's out-of-distribution partners.
-        preset, options: of every run.
+        preset, options: of every run; of a cell with fewer examples than `n_demos`, all are demos.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -131,7 +131,9 @@ def _config(grid: Grid, point: Point) -> RunConfig:
     task = load_task(point.task).task
     scoring = {name: getattr(task, name) for name in ("separator", "max_new_tokens", "parser", "metric")}
     values = {"model": point.model, "adapter": point.adapter, "labels": task.labels or "none", **scoring}
-    return make_config({**values, **grid.options}, grid.preset)
+    config = make_config({**values, **grid.options}, grid.preset)
+    too_many = config.n_demos is not None and config.n_demos > point.n
+    return config.model_copy(update={"n_demos": point.n}) if too_many else config
 
 
 def cell_of(grid: Grid, point: Point, folder: Path, lacking: list[str] | None = None) -> Cell:

@@ -295,6 +295,16 @@ class Steps(TrainerCallback):
         """Remember what to show."""
         self.note = f"development loss {kwargs['metrics']['eval_loss']:.4g}"
 
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Keep snapshots, of those that are running."""
+        every = self.trainer.settings.snapshots
+        if every and state.global_step % every == 0:
+            for g in self.trainer.running:
+                copied = self.trainer.bank.copy(g)
+                self.trainer.records[g].snapshots[state.global_step] = {name: w.cpu() for name, w in copied.items()}
+
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
@@ -403,6 +413,7 @@ def _train(
             log=record.log,
             n_jobs=len(jobs),
             seconds=seconds,
+            snapshots=record.snapshots,
         )
         for g, record in enumerate(trainer.records)
     ]

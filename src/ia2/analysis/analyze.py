@@ -7,25 +7,28 @@ from typing import Any
 
 from ia2.adapters import loaded_adapters
 from ia2.analysis.activations import Activations, read_activations
+from ia2.analysis.along import along_training
 from ia2.analysis.context import reads_context
 from ia2.analysis.distances import distances
 from ia2.analysis.forgetting import forgetting, read_other
 from ia2.analysis.layers import layer_study
-from ia2.analysis.patching import patch_curve
+from ia2.analysis.patching import Patch, patch_curves
 from ia2.analysis.subject import Subject
+from ia2.analysis.texts import perplexities, read_texts
 from ia2.analysis.units import describe, find_units, halves, shared
 from ia2.analysis.weights import weights
-from ia2.capture import SITES, Site, places
+from ia2.capture import BEFORE, SITES, Site, places
 from ia2.data import Example
 from ia2.errors import IA2Error
 from ia2.evaluation import Variant
-from ia2.files import write_json
+from ia2.files import read_json, write_json
 from ia2.models import LanguageModel
 from ia2.progress import say
 from ia2.report import write_analysis
 from ia2.task import Task
 
 FEED_FORWARD: tuple[Site, ...] = ("neurons", "mlp_out")  # the first one that the model has is looked at
+KINDS: dict[Site, str] = {"head_out": "heads", "neurons": "neurons", "mlp_out": "mlp_out"}
 
 
 def analyze(
@@ -34,6 +37,7 @@ def analyze(
     output: Path | None = None,
     layers: bool = False,
     other: Sequence[str] = (),
+    text: str | None = None,
 ) -> dict[str, Any]:
     """Analyse a run, or all runs of a cell: analysis.json and analysis.html.
 
@@ -43,15 +47,16 @@ def analyze(
         output: where to write; `folder` if None.
         layers: whether to train `ia2` at several choices of layers too, in `layers/` of the output.
         other: tasks or files of rows of other tasks, to see what is forgotten; see `read_other`.
+        text: running text, for the same; see `read_texts`.
 
     Returns:
-        What analysis.json holds: `distances`, `weights`, `units`, `shared_units`, `patching`, `context`, `forgetting`
-        and `layers`, as the functions of this package return them; and `skipped`, what could not be done, with the
-        reason.
+        What analysis.json holds: `distances`, `weights`, `units`, `shared_units`, `patching`, `context`, `forgetting`,
+        `text`, `along` (where the run kept snapshots) and `layers`, as the functions of this package return them; and
+        `skipped`, what could not be done, with the reason.
     """
     subject = Subject.open(folder)
     output, task = output or Path(folder), subject.run.task()
-    others = {name: read_other(name, task) for name in other}
+    others, texts = {name: read_other(name, task) for name in other}, read_texts(text) if text else []
     lm = subject.load_model()
     zero, icl, *adapters = subject.variants(lm)
     found: dict[str, Any] = {
@@ -68,10 +73,16 @@ def analyze(
         found |= _units(lm, task, test, acts, [zero, *adapters], icl)
         if others:
             found["forgetting"] = forgetting(lm, others, adapters)
+        if texts:
+            found["text"] = perplexities(lm, texts, adapters)
     try:
         found["weights"] = weights(subject.adapters)
     except IA2Error as error:
         _skip(found["skipped"], "weights", error)
+    if subject.snapshots:
+        along = along_training(lm, task, test, subject.snapshots, zero, icl)
+        kept = {name: read_json(subject.adapters[name] / "training.json")["n_steps"] for name in along}
+        found["along"] = {name: {"kept": kept[name], "points": points} for name, points in along.items()}
     if layers:
         found["layers"] = layer_study(subject.run, test, output / "layers", lm)
     write_json(output / "analysis.json", found)
@@ -104,26 +115,31 @@ def _units(
     icl: Variant,
 ) -> dict[str, Any]:
     """`units`: heads and neurons of each variant, told from ICL; `shared_units`: those that two variants have alike;
-    `patching`: a variant's heads patched with ICL's.
+    `patching`: a variant's heads, and its neurons, patched with ICL's.
 
-    Heads are put in order on one half of the rows, and patched on the other. Where a model has no neurons, the features
-    that its feed-forward blocks write are looked at.
+    Units are put in order on one half of the rows, and patched on the other. Where a model has no neurons, the features
+    that its feed-forward blocks write are looked at, and not patched.
     """
     n_heads = int(lm.base.config.get_text_config().num_attention_heads)
-    heads = {v.name: find_units(acts, "head_out", n_heads, v.name) for v in variants}
-    looked_at = {"heads": heads}
+    n_units: dict[Site, int] = {"head_out": n_heads}
     if site := next((site for site in FEED_FORWARD if site in acts.layers), None):
-        width = acts.means["icl"][site].shape[-1]
-        looked_at[site] = {v.name: find_units(acts, site, width, v.name) for v in variants}
-    units = {kind: {name: describe(of) for name, of in found.items()} for kind, found in looked_at.items()}
+        n_units[site] = acts.means["icl"][site].shape[-1]
+    looked_at = {site: {v.name: find_units(acts, site, n, v.name) for v in variants} for site, n in n_units.items()}
+    units = {KINDS[site]: {name: describe(of) for name, of in found.items()} for site, found in looked_at.items()}
+    for name, own in looked_at["head_out"].items():
+        units["heads"][name]["auroc"] = own.auroc.reshape(-1, n_heads).tolist()
     common = {
-        kind: {f"{a} - {b}": shared(found[a], found[b]) for a, b in combinations(found, 2)}
-        for kind, found in looked_at.items()
+        KINDS[site]: {f"{a} - {b}": shared(found[a], found[b]) for a, b in combinations(found, 2)}
+        for site, found in looked_at.items()
     }
-    curves = {}
-    for variant in variants:
-        own, rows = heads[variant.name], [test[i] for i in halves(len(test))[1]]
-        units["heads"][variant.name]["auroc"] = own.auroc.reshape(-1, n_heads).tolist()
-        order = [own.places[u] for u in own.order]
-        curves[variant.name] = patch_curve(lm, task, rows, variant, icl, order, n_heads)
+    orders = [
+        Patch(variant, site, [own.places[u] for u in own.order])
+        for site, found in looked_at.items()
+        for variant, own in zip(variants, found.values(), strict=True)
+        if site in BEFORE
+    ]
+    rows = [test[i] for i in halves(len(test))[1]]
+    curves: dict[str, Any] = {}
+    for order, curve in zip(orders, patch_curves(lm, task, rows, icl, orders, n_units), strict=True):
+        curves.setdefault(KINDS[order.site], {})[order.variant.name] = curve
     return {"units": units, "shared_units": common, "patching": curves}

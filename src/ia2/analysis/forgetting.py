@@ -21,6 +21,7 @@ from ia2.tasks import load_task
 
 BEFORE = "before"
 N_DEMOS, N_ROWS, MIN_ROWS = 8, 200, 16
+N_BLEU = 64
 
 
 @dataclass(frozen=True)
@@ -106,8 +107,9 @@ def _compared(other: Other, read: dict[str, tuple[dict[str, Array], list[str]]])
 def diversity(texts: Sequence[str]) -> dict[str, float]:
     """`distinct_1`, `distinct_2`: different words and pairs of adjacent ones, over all of them (Li et al. 2016, 4.3).
 
-    `distinct_answers`: different texts over all. Each in [0, 1], 0 without any. They fall with the number of texts, so
-    that only values of equally many compare, and a bootstrap, which draws texts twice, has no interval for them.
+    `distinct_answers`: different texts over all. `self_bleu`: BLEU of a text with the others as references, mean over
+    the first 64 (Zhu et al. 2018), 1 where all are the same. Each in [0, 1], 0 without any. They depend on the number
+    of texts, so that only values of equally many compare, and a bootstrap, which draws texts twice, has no interval.
     """
     words = [text.split() for text in texts]
     pairs = [pair for of in words for pair in pairwise(of)]
@@ -115,7 +117,21 @@ def diversity(texts: Sequence[str]) -> dict[str, float]:
         "distinct_1": _distinct([word for of in words for word in of]),
         "distinct_2": _distinct(pairs),
         "distinct_answers": _distinct(texts),
+        "self_bleu": _self_bleu(words[:N_BLEU]),
     }
+
+
+def _self_bleu(words: Sequence[list[str]]) -> float:
+    from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
+
+    smoothing = SmoothingFunction().method1  # a count of 0 is 0.1
+    others = [[*words[:i], *words[i + 1 :]] for i in range(len(words))]
+    scores = [
+        sentence_bleu(references, of, smoothing_function=smoothing, auto_reweigh=True)
+        for references, of in zip(others, words, strict=True)
+        if references and of
+    ]
+    return float(np.sum(scores)) / max(1, len(words))
 
 
 def _distinct(values: Sequence[object]) -> float:

@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from ia2.analysis.crossing import crossing
-from ia2.analysis.performance import similarity_and_performance
-from ia2.analysis.recurring import recurring_heads
+from ia2.analysis.performance import METRICS, similarity_and_performance
+from ia2.analysis.recurring import recurring_units
+from ia2.comparison import CONTEXTUAL, TEMPERATURE
 from ia2.errors import IA2Error
 from ia2.files import read_json, write_json
 from ia2.progress import say
@@ -26,8 +27,9 @@ def analyze_sweep(folder: str | Path, output: Path | None = None) -> dict[str, A
 
     Returns:
         What analysis.json holds: `performance`, see `similarity_and_performance`; `crossings`, for each model, adapter
-        and method what `crossing` says of it and SFT; `recurring`, where two or more of its cells are analysed, see
-        `recurring_heads`; and `skipped`, what could not be done, with the reason.
+        and method, but recalibrated ones, what `crossing` says of its accuracy and ECE beside SFT's; `recurring`, of
+        `heads` and `neurons`, where two or more of its cells are analysed, see `recurring_units`; and `skipped`, what
+        could not be done, with the reason.
     """
     rows, output = read_results(Path(folder) / RESULTS), output or Path(folder)
     found: dict[str, Any] = {
@@ -42,19 +44,22 @@ def analyze_sweep(folder: str | Path, output: Path | None = None) -> dict[str, A
         _skip(found["skipped"], "similarity and performance", error)
     for (model, adapter), own in rows.groupby(["model", "adapter"], sort=False):
         for method in own["method"].unique():
-            if method in (REFERENCE, UNTRAINED):
+            if method in (REFERENCE, UNTRAINED) or method.endswith((TEMPERATURE, CONTEXTUAL)):
                 continue
             setting = {"model": model, "adapter": adapter, "method": method, "minus": REFERENCE}
             try:
-                found["crossings"].append({**setting, **crossing(own, method, REFERENCE)})
+                found["crossings"] += [
+                    {**setting, "metric": metric, **crossing(own, method, REFERENCE, metric)} for metric in METRICS
+                ]
             except IA2Error as error:
                 _skip(found["skipped"], f"{method} over N ({model}, {adapter})", error)
     cells = {path.parent.name: read_json(path) for path in sorted(Path(folder).glob("cells/*/analysis.json"))}
     by_model: dict[str, dict[str, Any]] = {}
     for name, analysis in cells.items():
         by_model.setdefault(analysis["model"], {})[name] = analysis
-    if recurring := {model: of for model, own in by_model.items() if (of := recurring_heads(own))}:
-        found["recurring"] = recurring
+    for kind in ("heads", "neurons"):
+        if recurring := {model: of for model, own in by_model.items() if (of := recurring_units(own, kind))}:
+            found.setdefault("recurring", {})[kind] = recurring
     write_json(output / "analysis.json", found)
     write_grid_analysis(output / "analysis.html", found)
     return found

@@ -17,10 +17,12 @@ class Subject:
     Attributes:
         run: one of their runs: its model, rows and prompts are those of all.
         adapters: folders by name, in order of training.
+        snapshots: those on the way to each, by the number of updates before them; where they were kept.
     """
 
     run: Run
     adapters: dict[str, Path]
+    snapshots: dict[str, dict[int, Path]]
 
     @staticmethod
     def open(folder: str | Path) -> "Subject":
@@ -32,18 +34,14 @@ class Subject:
         folder = Path(folder)
         if (folder / "config.yaml").is_file():
             run = Run.open(folder)
-            return Subject(run, run.trained())
+            return Subject(run, *_trained({"": run}))
         runs = {path.parent.name: Run.open(path.parent) for path in sorted(folder.glob("*/config.yaml"))}
         if not runs:
             cell = next((path.parents[1] for path in sorted(folder.glob("cells/*/*/config.yaml"))), None)
             hint = f"one of its cells, such as {cell}" if cell else "a run of 'ia2 train', or a cell of 'ia2 compare'"
             raise IA2Error(f"{folder}: found no run; expected {hint}")
         _check_alike(runs)
-        adapters: dict[str, Path] = {}
-        for name, run in runs.items():
-            suffix = UNLABELLED if name.endswith(UNLABELLED) else ""
-            adapters |= {f"{stage}{suffix}": path for stage, path in run.trained().items()}
-        return Subject(next(iter(runs.values())), adapters)
+        return Subject(next(iter(runs.values())), *_trained(runs))
 
     def load_model(self) -> LanguageModel:
         """The base, in float32."""
@@ -53,6 +51,19 @@ class Subject:
         """Zero-shot, ICL with the training rows as demos, and each adapter."""
         zero, icl = self.run.variants(self.run.contexts(lm))[:2]
         return [zero, icl, *(Variant(name, adapter=name) for name in self.adapters)]
+
+
+def _trained(runs: dict[str, Run]) -> tuple[dict[str, Path], dict[str, dict[int, Path]]]:
+    """The adapters of all runs, and their snapshots; a stage that several have is that of the last."""
+    adapters: dict[str, Path] = {}
+    snapshots: dict[str, dict[int, Path]] = {}
+    for name, run in runs.items():
+        suffix = UNLABELLED if name.endswith(UNLABELLED) else ""
+        for stage, path in run.trained().items():
+            adapters[f"{stage}{suffix}"] = path
+            if found := run.snapshots(stage):
+                snapshots[f"{stage}{suffix}"] = found
+    return adapters, snapshots
 
 
 def _check_alike(runs: dict[str, Run]) -> None:

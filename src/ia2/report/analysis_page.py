@@ -1,15 +1,15 @@
 """The page of an analysis: why methods differ, on the same tokens."""
 
-from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
 
-from ia2.report.figures import accuracy, error_bars, framed, heat_map, look, plain, styled
+from ia2.report.figures import accuracy, dots, error_bars, framed, heat_map, lines, look, plain, styled
 from ia2.report.frame import name_of, table, write_page
 from ia2.report.numbers import PERCENT, SCORE, SHORT, Form, Interval
+from ia2.report.trained import along_training, overlaps
 
 SITES = {
     "attn_out": "Attention outputs",
@@ -32,7 +32,6 @@ NOTES = (
     "say what another would show. Numbers of layers and units begin with 1.</p>"
 )
 UNITS = {"heads": "head", "neurons": "neuron", "mlp_out": "feed-forward feature"}
-Series = Mapping[str, tuple[Sequence[float], Sequence[Interval]]]  # by method: x, and values with their intervals
 
 
 def write_analysis(path: Path, found: dict[str, Any]) -> None:
@@ -45,11 +44,12 @@ def analysis_sections(found: dict[str, Any]) -> dict[str, str]:
     """HTML by heading of what analysis.json holds; a run's report has these too."""
     return {
         "Distance to ICL": _distances(found["distances"]),
+        "Along training": along_training(found["along"]) if "along" in found else "",
         "Heads and neurons that tell ICL apart": _units(found["units"]) + _shared(found["shared_units"]),
-        "What ICL's heads do in another method": _patching(found["patching"]),
+        "What ICL's heads and neurons do in another method": _patching(found["patching"]),
         "Updates of the weights": _weights(found["weights"]) if "weights" in found else "",
         "Does it still read its context?": _context(found["context"]),
-        "What is forgotten": _forgetting(found["forgetting"]) if "forgetting" in found else "",
+        "What is forgotten": (_forgetting(found["forgetting"]) if "forgetting" in found else "") + _text(found),
         "Which layers matter": _layers(found["layers"]) if "layers" in found else "",
         "Left out": "".join(f"<p>{escape(what)}: {escape(why)}</p>" for what, why in found["skipped"].items()),
     }
@@ -62,7 +62,7 @@ def _distances(found: dict[str, Any]) -> str:
         for site, of in found.items():
             series = {name: ([layer + 1 for layer in of["layers"]], v[metric]) for name, v in of["icl"].items()}
             caption = f"<b>{SITES[site]}</b> <small>{title} to ICL, by layer</small>"
-            figures += framed(_lines(series), caption, f"{SITES[site]}: {title} to ICL, by layer")
+            figures += framed(lines(series), caption, f"{SITES[site]}: {title} to ICL, by layer")
         panels += f'<p>{what}</p><div class="wide panels">{figures}</div>'
     return f"{_means(found['attn_out'])}{panels}{_positions(found)}"
 
@@ -85,7 +85,7 @@ def _positions(found: dict[str, Any]) -> str:
         series = {name: (list(range(1, len(v["by_position"]) + 1)), v["by_position"]) for name, v in of["icl"].items()}
         if max(len(x) for x, _ in series.values()) > 1:
             caption = f"<b>{SITES[site]}</b> <small>cosine similarity to ICL, by response position</small>"
-            figures += framed(_lines(series), caption, f"{SITES[site]}: cosine similarity to ICL, by response position")
+            figures += framed(lines(series), caption, f"{SITES[site]}: cosine similarity to ICL, by response position")
     return f'<div class="wide panels">{figures}</div>' if figures else ""
 
 
@@ -146,22 +146,21 @@ def _shared(found: dict[str, Any]) -> str:
 
 def _patching(found: dict[str, Any]) -> str:
     panels = []
-    for name, curve in found.items():
-        own = look(name)
-        places = list(range(len(curve)))
-        for metric, title in (("nll", "NLL"), ("accuracy", "accuracy")):
-            figure = _lines({name: (places, [point[metric] for point in curve])}, own.name)
-            random = _lines(
-                {name: (places, [point[f"random_{metric}"] for point in curve])}, "random heads", dash="dot"
-            )
-            figure.add_traces(random.data)
-            figure.update_xaxes(tickvals=places, ticktext=[str(point["k"]) for point in curve])
-            text = f"{own.dot}<b>{escape(own.name)}</b> <small>{title} by heads patched; dotted: random heads</small>"
-            panels.append(framed(figure, text, f"{title} of {own.name} by the number of heads patched"))
+    for kind, methods in found.items():
+        for name, curve in methods.items():
+            own, places = look(name), list(range(len(curve)))
+            for metric, title in (("accuracy", "accuracy"), ("ece", "ECE"), ("nll", "NLL")):
+                figure = lines({name: (places, [point[metric] for point in curve])}, own.name)
+                random = {name: (places, [point[f"random_{metric}"] for point in curve])}
+                figure.add_traces(lines(random, f"random {kind}", dash="dot").data)
+                figure.update_xaxes(tickvals=places, ticktext=[str(point["k"]) for point in curve])
+                what = f"{title} by {kind} patched; dotted: random ones"
+                text = f"{own.dot}<b>{escape(own.name)}</b> <small>{what}</small>"
+                panels.append(framed(figure, text, f"{title} of {own.name} by the number of {kind} patched"))
     return (
-        "<p>The first k heads, in the order that half of the rows gave them, do at the response positions what they do "
-        "in ICL; all else is the method's own. Measured on the other half.</p>"
-        f'<div class="wide panels">{"".join(panels)}</div>'
+        "<p>The first k heads or neurons, in the order that half of the rows gave them, do at the response positions "
+        "what they do in ICL; all else is the method's own. Measured on the other half.</p>"
+        f'<div class="panels">{"".join(panels)}</div>'
     )
 
 
@@ -180,10 +179,10 @@ def _weights(found: dict[str, Any]) -> str:
     ]
     n = len(found["modules"])
     caption = f"Overlap of the subspaces that two adapters write into, mean over {n} modules: 1 is the same subspace."
-    overlaps = table(caption, ["Adapters", "Overlap", "Random subspaces"], pairs) if pairs else ""
+    shared = table(caption, ["Adapters", "Overlap", "Random subspaces"], pairs) if pairs else ""
     if len(pairs) > 1:
-        overlaps = _overlap_matrix(found) + overlaps
-    return f"{overlaps}{table('How large the updates are.', ['Adapter', 'Norm', 'Effective rank'], own)}"
+        shared = _overlap_matrix(found) + shared
+    return f"{shared}{overlaps(found)}{table('How large the updates are.', ['Adapter', 'Norm', 'Effective rank'], own)}"
 
 
 def _overlap_matrix(found: dict[str, Any]) -> str:
@@ -211,7 +210,7 @@ def _context(found: dict[str, Any]) -> str:
 
 
 def _forgetting(found: dict[str, Any]) -> str:
-    rows, texts = [], []
+    rows, texts, panels = [], [], ""
     for task, prompts in found.items():
         for shown, of in prompts.items():
             where = f"<small>{escape(task)}, {'with demos' if shown == 'demos' else 'query alone'}</small>"
@@ -220,13 +219,35 @@ def _forgetting(found: dict[str, Any]) -> str:
                 answers = [_cell(own["accuracy"], PERCENT), _cell(gap.get("accuracy"), PERCENT, "+")]
                 language = [_cell(own["perplexity"], SHORT), _cell(gap.get("nll"), SCORE, "+")]
                 rows.append([f"{look(name).dot}{name_of(name)}{where}", *answers, *language])
+            text = f"<b>Accuracy, %</b> {where}"
+            panels += framed(dots([("", of["methods"])]), text, f"Accuracy on {task} with {shown}")
             for name, distinct in of.get("diversity", {}).items():
                 texts.append([f"{look(name).dot}{name_of(name)}{where}", *map(SHORT.number, distinct.values())])
     caption = "Tasks that nothing was trained on. The change is from before training, paired on the same rows."
     titles = ["Method", "Accuracy, %", "Change, points", "Perplexity", "Change of NLL"]
-    diverse = "How diverse generated answers are: different words, pairs of words and answers, over all; 1 is most."
-    columns = ["Method", "Words", "Pairs", "Answers"]
-    return table(caption, titles, rows) + (table(diverse, columns, texts) if texts else "")
+    diverse = (
+        "How diverse generated answers are: different words, pairs of words and answers, over all (1 is most), and "
+        "self-BLEU, how much of an answer is in the others (0 is most)."
+    )
+    columns = ["Method", "Words", "Pairs", "Answers", "Self-BLEU"]
+    figures = f'<div class="wide panels">{panels}</div>'
+    return figures + table(caption, titles, rows) + (table(diverse, columns, texts) if texts else "")
+
+
+def _text(found: dict[str, Any]) -> str:
+    if "text" not in found:
+        return ""
+    of = found["text"]
+    rows = [
+        [
+            f"{look(name).dot}{name_of(name)}",
+            _cell(own["perplexity"], SHORT),
+            _cell(of["differences"].get(f"{name} - before", {}).get("nll"), SCORE, "+"),
+        ]
+        for name, own in of["methods"].items()
+    ]
+    caption = f"Running text: {of['n_tokens']} tokens of {of['n']} texts, with intervals over these."
+    return table(caption, ["Method", "Perplexity", "Change of NLL"], rows)
 
 
 def _layers(found: dict[str, Any]) -> str:
@@ -259,23 +280,3 @@ def _layers(found: dict[str, Any]) -> str:
 
 def _cell(interval: Interval | None, form: Form = SCORE, sign: str = "") -> str:
     return f"{form.number(interval['value'], sign)}<small>{form.bounds(interval, sign)}</small>" if interval else "—"
-
-
-def _lines(series: Series, label: str = "", dash: str = "solid") -> go.Figure:
-    """A line a method with its interval as bars."""
-    figure = go.Figure()
-    for name, (x, intervals) in series.items():
-        own, values = look(name), [of["value"] for of in intervals]
-        figure.add_scatter(
-            x=list(x),
-            y=values,
-            error_y=error_bars(intervals),
-            mode="lines+markers",
-            name=plain(label or own.name),
-            line={"color": own.colour, "width": 2, "dash": "dash" if own.ring else dash},
-            marker=own.marker(5),
-            hovertemplate="%{y:.3f}<extra>%{fullData.name}</extra>",
-        )
-    longest = max(len(x) for x, _ in series.values())
-    figure.update_xaxes(dtick=max(1, -(-longest // 8)), showgrid=False)
-    return styled(figure, height=260)

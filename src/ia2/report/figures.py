@@ -1,6 +1,6 @@
 """The figures of the page as HTML with their data in it, and how a method looks and is called everywhere."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
@@ -12,6 +12,7 @@ from ia2.metrics import N_BINS, bins
 from ia2.report.numbers import PERCENT, SCORE, Form, Interval
 
 MOST_NUMBERS = 12  # columns of a heat map whose cells can hold a number
+Series = Mapping[str, tuple[Sequence[float], Sequence[Interval]]]  # by method: x, and values with their intervals
 VARIETIES = {
     "unlabelled": "the same, with more queries, which ICL answered",
     "temperature": "the same answers, made less or more sure by one number",
@@ -224,6 +225,26 @@ def error_bars(intervals: Sequence[Interval]) -> dict[str, Any]:
     above = [interval["high"] - interval["value"] for interval in intervals]
     below = [interval["value"] - interval["low"] for interval in intervals]
     return {"array": above, "arrayminus": below, "width": 0, "thickness": 1.2}
+
+
+def lines(series: Series, label: str = "", dash: str = "solid") -> go.Figure:
+    """A line a method with its interval as bars."""
+    figure = go.Figure()
+    for name, (x, intervals) in series.items():
+        own, values = look(name), [of["value"] for of in intervals]
+        figure.add_scatter(
+            x=list(x),
+            y=values,
+            error_y=error_bars(intervals),
+            mode="lines+markers",
+            name=plain(label or own.name),
+            line={"color": own.colour, "width": 2, "dash": "dash" if own.ring else dash},
+            marker=own.marker(5),
+            hovertemplate="%{y:.3f}<extra>%{fullData.name}</extra>",
+        )
+    longest = max(len(x) for x, _ in series.values())
+    figure.update_xaxes(dtick=max(1, -(-longest // 8)), showgrid=False)
+    return styled(figure, height=260)
 
 
 def styled(figure: go.Figure, height: int) -> go.Figure:

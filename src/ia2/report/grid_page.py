@@ -17,7 +17,7 @@ KINDS = {
     "spearman": "Of ranks",
     "partial": "Within tasks and N",
 }
-N_HEADS = 5
+N_UNITS = 5
 NOTES = (
     "<p>A point is a cell and a trained method. Correlations have 95% bootstrap intervals over tasks; the last takes "
     "out what task and N explain of both. A correlation does not say that similarity is the reason.</p>"
@@ -37,7 +37,7 @@ def grid_sections(found: dict[str, Any]) -> dict[str, str]:
     return {
         "Similarity to ICL and performance": _performance(found["performance"]) if "performance" in found else "",
         "Until which N": _crossings(found["crossings"]),
-        "Heads that several cells have in common": _recurring(found["recurring"]) if "recurring" in found else "",
+        "Heads and neurons that several cells have in common": _recurring(found.get("recurring", {})),
         "Left out": "".join(f"<p>{escape(what)}: {escape(why)}</p>" for what, why in found["skipped"].items()),
     }
 
@@ -81,32 +81,56 @@ def _crossings(found: Sequence[dict[str, Any]]) -> str:
     for of in found:
         where = f"<small>{escape(of['model'])}, {escape(of['adapter'])}</small>"
         line = of["pooled"]
-        values = [PERCENT.interval(line[key], "+") for key in ("first", "last", "per_doubling")]
-        rows.append([f"{name_of(of['method'])} minus {name_of(of['minus'])}{where}", *values, crosses_at(of)])
+        title, form = METRICS[of["metric"]]
+        values = [form.interval(line[key], "+") for key in ("first", "last", "per_doubling")]
+        rows.append([f"{name_of(of['method'])} minus {name_of(of['minus'])}{where}", title, *values, crosses_at(of)])
     if not rows:
         return ""
-    caption = "A line in log N through the difference in accuracy, in points, all tasks together."
-    titles = ["Methods", "At the smallest N", "At the largest N", "Each doubling", "Crosses zero at N"]
-    return table(caption, titles, rows)
+    caption = "A line in log N through the difference in accuracy, in points, and in ECE, all tasks together."
+    titles = ["Methods", "Metric", "At the smallest N", "At the largest N", "Each doubling", "Crosses zero at N"]
+    panels: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for of in found:
+        panels.setdefault((of["model"], of["adapter"], of["metric"]), []).append(of)
+    figures = "".join(map(_over_n, panels.values()))
+    return f'<div class="wide panels">{figures}</div>{table(caption, titles, rows)}'
+
+
+def _over_n(found: Sequence[dict[str, Any]]) -> str:
+    """Of a model, adapter and metric: the mean difference at each N, and the line through it."""
+    figure, (title, form) = go.Figure(), METRICS[found[0]["metric"]]
+    for of in found:
+        own, sizes = look(of["method"]), of["sizes"]
+        line = [of["pooled"][end]["value"] for end in ("first", "last")]
+        shared = {"name": plain(own.name), "line": {"color": own.colour, "width": 2}, "marker": own.marker(6)}
+        hover = "N = %{x}: %{y:+.3f}<extra>%{fullData.name}</extra>"
+        figure.add_scatter(x=sizes, y=of["means"], mode="markers", hovertemplate=hover, **shared)
+        figure.add_scatter(x=[sizes[0], sizes[-1]], y=line, mode="lines", hoverinfo="skip", showlegend=False, **shared)
+    figure.add_hline(0, line={"color": "#8A8A8A", "width": 1})
+    figure.update_xaxes(type="log", tickvals=found[0]["sizes"], ticktext=[str(n) for n in found[0]["sizes"]])
+    figure.update_yaxes(tickformat=form.ticks, nticks=6)
+    setting = f"over N; {escape(found[0]['model'])}, {escape(found[0]['adapter'])}"
+    caption = f"<b>{title} minus SFT's</b> <small>{setting}</small>"
+    return framed(styled(figure, height=300), caption, f"{title} minus that of SFT over N")
 
 
 def _recurring(found: dict[str, Any]) -> str:
     rows = [
         [
-            f"{look(name).dot}{name_of(name)}<small>{escape(model)}, {len(of['runs'])} cells</small>",
+            f"{look(name).dot}{name_of(name)}<small>{kind}; {escape(model)}, {len(of['runs'])} cells</small>",
             SHORT.number(of["jaccard"]),
             SHORT.number(of["by_chance"]),
             p_value(of["p"]),
-            ", ".join(f"{layer + 1}.{head + 1} ({n})" for layer, head, n in of["heads"][:N_HEADS]),
+            ", ".join(f"{layer + 1}.{unit + 1} ({n})" for layer, unit, n in of["units"][:N_UNITS]),
         ]
-        for model, methods in found.items()
+        for kind, models in found.items()
+        for model, methods in models.items()
         for name, of in methods.items()
     ]
     caption = (
-        "How many of the heads that tell ICL best from a method are the same in two cells (Jaccard, mean over pairs), "
-        "how many if heads are permuted within layers, and which are found most often: layer.head (cells)."
+        "How many of the units that tell ICL best from a method are the same in two cells (Jaccard, mean over pairs), "
+        "how many if units are permuted within layers, and which are found most often: layer.unit (cells)."
     )
-    return table(caption, ["Method", "In common", "By chance", "p", "Heads"], rows)
+    return table(caption, ["Method", "In common", "By chance", "p", "Units"], rows) if rows else ""
 
 
 def crosses_at(found: dict[str, Any]) -> str:

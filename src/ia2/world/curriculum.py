@@ -23,6 +23,7 @@ from ia2.world.text import (
     Bools,
     Ints,
     choice_samples,
+    decode,
     draw_words,
     join,
     label_samples,
@@ -213,3 +214,17 @@ def draw_batch(rng: np.random.Generator, part: Part, last: bool = False) -> Batc
         samples = label_samples(words, cue, np.take_along_axis(pairs, value, -1))
     ids, places = join(samples)
     return Batch(ids, places, ~(named | hinted), max(part.n_words) == S, first)
+
+
+def passages(n: int, seed: int = 0) -> list[tuple[str, str]]:
+    """Sequences as in the last phase, of all its families, that pretraining did not draw; without wrong labels.
+
+    Each as its text up to the last response, and that response.
+    """
+    rng, found = np.random.default_rng([seed, len(CURRICULUM), n]), list[tuple[str, str]]()
+    while len(found) < n:
+        for part in CURRICULUM[-1].parts:
+            batch = draw_batch(rng, part)
+            start, end = batch.places[-1, 0], batch.places[-1, -1]
+            found += [(decode(ids[1:start]), decode(ids[start:end])) for ids in batch.ids]
+    return found[:n]
