@@ -404,7 +404,9 @@ def _show(metrics: dict[str, Any], folder: Path) -> None:
 
 
 def main() -> None:
-    """Entry point of the `ia2` command."""
+    """Entry point of the `ia2` command. Libraries report nobody's use of them, unless the environment says otherwise."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:

@@ -55,8 +55,8 @@ def _distances(found: dict[str, Any]) -> str:
         figures = ""
         for site, of in found.items():
             series = {name: ([layer + 1 for layer in of["layers"]], v[metric]) for name, v in of["icl"].items()}
-            caption = f"<b>{SITES[site]}</b> <small>{title} to ICL, by layer</small>"
-            figures += framed(_lines(series), caption, f"{SITES[site]}: {title} to ICL, by layer")
+            caption = f"<b>{SITES.get(site, site)}</b> <small>{title} to ICL, by layer</small>"
+            figures += framed(_lines(series), caption, f"{SITES.get(site, site)}: {title} to ICL, by layer")
         panels += f'<p>{what}</p><div class="wide panels">{figures}</div>'
     return f"{_means(found['attn_out'])}{panels}{_positions(found)}"
 
@@ -78,8 +78,10 @@ def _positions(found: dict[str, Any]) -> str:
     for site, of in found.items():
         series = {name: (list(range(1, len(v["by_position"]) + 1)), v["by_position"]) for name, v in of["icl"].items()}
         if max(len(x) for x, _ in series.values()) > 1:
-            caption = f"<b>{SITES[site]}</b> <small>cosine similarity to ICL, by response position</small>"
-            figures += framed(_lines(series), caption, f"{SITES[site]}: cosine similarity to ICL, by response position")
+            caption = f"<b>{SITES.get(site, site)}</b> <small>cosine similarity to ICL, by response position</small>"
+            figures += framed(
+                _lines(series), caption, f"{SITES.get(site, site)}: cosine similarity to ICL, by response position"
+            )
     return f'<div class="wide panels">{figures}</div>' if figures else ""
 
 
