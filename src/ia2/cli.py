@@ -404,7 +404,8 @@ def _show(metrics: dict[str, Any], folder: Path) -> None:
 
 
 def main() -> None:
-    """Entry point of the `ia2` command. Libraries report nobody's use of them, unless the environment says otherwise."""
+    """Entry point of the `ia2` command."""
+    # Libraries report nobody's use of them, unless the environment says otherwise.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if not sys.stderr.isatty():
