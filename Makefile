@@ -1,10 +1,10 @@
-# make demo | test | check | bench | results | setup | clean       PYTHON=python3.12 make test chooses another Python
+# make demo | test | check | audit | fuzz | site | bench | results | setup | clean       PYTHON=python3.12 make test chooses another Python
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test check bench results clean
+.PHONY: setup demo test check site audit fuzz bench results clean
 
 setup: $(READY)
 
@@ -14,10 +14,24 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest
 
-check: setup
+check: setup site
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# Into build/site; a link that leads nowhere is an error.
+site: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
+# Known vulnerabilities of what `make setup` installs; needs the network.
+audit: setup
+	$(BIN)/pip install -qq --disable-pip-version-check pip-audit==2.10.1
+	$(BIN)/pip-audit --requirement requirements.txt --no-deps --disable-pip
+
+# Ten minutes each; a finding is written to runs/fuzzing and ends it.
+fuzz: setup
+	$(BIN)/pip install -qq --disable-pip-version-check atheris==3.0.0
+	for target in tasks data answers; do $(BIN)/python -m benchmarks.fuzzing $$target || exit 1; done
 
 bench: setup
 	$(BIN)/python -m benchmarks
@@ -27,13 +41,13 @@ results: setup
 	$(BIN)/python -m benchmarks.results runs/study/results.csv
 
 clean:
-	rm -rf $(VENV) demo runs
+	rm -rf $(VENV) build demo runs
 
 # torch first: the exact version, so that a CPU build which the machine has is taken as it is.
 $(READY): requirements.txt pyproject.toml
-	@command -v $(PYTHON) >/dev/null || { echo "setup: no '$(PYTHON)' here; install Python 3.10 or newer, or run 'make PYTHON=...'"; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
-		{ echo "setup: $$($(PYTHON) --version 2>&1) is too old; ia2 needs Python 3.10 or newer: 'make PYTHON=python3.12 ...'"; exit 1; }
+	@command -v $(PYTHON) >/dev/null || { echo "setup: no '$(PYTHON)' here; install Python 3.11 or newer, or run 'make PYTHON=...'"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "setup: $$($(PYTHON) --version 2>&1) is too old for the versions in requirements.txt; choose Python 3.11 or newer: 'make PYTHON=python3.12 ...'"; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { echo "setup: cannot make a virtual environment in $(VENV); is Python's venv module installed?"; exit 1; }
 	@echo "setup: installing into $(VENV); a few minutes the first time"
 	@{ $(BIN)/pip install -qq --disable-pip-version-check "$$(grep '^torch==' requirements.txt)" && \

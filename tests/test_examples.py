@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fastapi.testclient import TestClient
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
@@ -73,6 +74,20 @@ def test_trl_begins_where_ia2_left_the_adapter(workplace: Path) -> None:
     assert fresh == pytest.approx(np.mean(of_base), abs=2e-3)  # as printed
     assert primed == pytest.approx(np.mean(of_primed), abs=2e-3)
     assert of_primed[0] < of_base[0] - 0.05  # the labels by themselves: the end token weighs most in TRL's loss
+
+
+def test_a_run_is_served(workplace: Path) -> None:
+    values = {"model": "tiny", "method": "sft", "num_train_epochs": 1, "learning_rate": [1e-2]}
+    rows = ia2.read_examples(MOOD / "train.jsonl")[:6]
+    run = ia2.Run.create(workplace / "run", ia2.make_config(values), ia2.Data.split(rows, 0))
+    run.train()
+    client = TestClient(runpy.run_path("examples/serve.py")["server"]("run"))
+    queries = [row.query for row in rows[:3]]
+    for expected, found in zip(run.predict(queries), client.post("/predict", json=queries).json(), strict=True):
+        assert found["response"] == expected.text
+        assert found["p_labels"] == pytest.approx(expected.p_labels)
+    assert client.post("/predict", json={"a": 1}).status_code == 422
+    assert 'host="127.0.0.1"' in (workplace / "examples" / "serve.py").read_text("utf-8")
 
 
 def test_the_composed_method_is_what_it_says() -> None:

@@ -1,6 +1,5 @@
 """Every architecture, as a small random model: what is found in it is what its source says, and it is read exactly."""
 
-import json
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -365,41 +364,3 @@ def test_what_cannot_be_loaded_says_why_in_one_line(tmp_path: Path) -> None:
     weights.write_bytes(b"no weights")
     with pytest.raises(IA2Error, match="cannot load the model"):
         load_model(name, device="cpu")
-
-
-class Hostile:
-    """Leaves a file where it is unpickled."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __reduce__(self) -> Any:
-        return Path.touch, (self.path,)
-
-
-def test_pickled_weights_are_not_opened(tmp_path: Path) -> None:
-    folder = tmp_path / "model"
-    name = saved("llama", folder)
-    (folder / "model.safetensors").unlink()
-    torch.save({"weight": Hostile(tmp_path / "was here")}, folder / "pytorch_model.bin")
-    with pytest.raises(IA2Error, match=r"no weights in safetensors, but pytorch_model\.bin.*save_pretrained"):
-        load_model(name, device="cpu")
-    assert not (tmp_path / "was here").exists()
-    torch.load(folder / "pytorch_model.bin", weights_only=False)
-    assert (tmp_path / "was here").exists()
-
-
-def test_code_that_comes_with_a_model_runs_only_where_asked(tmp_path: Path) -> None:
-    folder = tmp_path / "model"
-    name = saved("llama", folder)
-    (folder / "own.py").write_text(
-        "from transformers import LlamaConfig, LlamaForCausalLM\n"
-        "class OwnConfig(LlamaConfig):\n    model_type = 'own'\n"
-        "class OwnModel(LlamaForCausalLM):\n    config_class = OwnConfig\n"
-    )
-    config = json.loads((folder / "config.json").read_text())
-    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}}
-    (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(IA2Error, match="custom code"):
-        load_model(name, device="cpu")
-    assert type(load_model(name, device="cpu", trust_remote_code=True).base).__name__ == "OwnModel"

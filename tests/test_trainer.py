@@ -6,8 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from conftest import example_rows, random_model
 from datasets import Dataset
+from huggingface_hub import HfApi, RepoUrl
+from huggingface_hub.utils import filter_repo_objects
 from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
@@ -62,6 +65,33 @@ def test_conversations_callbacks_and_an_adapter_of_ones_own(tmp_path: Path) -> N
     assert before
     assert all("v_proj" in name and weight.shape.count(2) for name, weight in before.items())
     assert any(not torch.equal(weight, trainer.bank.weights[0][name]) for name, weight in before.items())
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:trl")
+def test_its_arguments_are_read_and_it_is_pushed_as_others_are(
+    model_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trl import TrlParser
+
+    options = {"method": "soft", "temperature": 2.0}
+    own = {**FAST, "output_dir": str(tmp_path / "out"), "options": options, "max_steps": 1, "hub_model_id": "me/own"}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(own))
+    [args] = TrlParser((IA2Config,)).parse_args_and_config(["--config", str(tmp_path / "own.yaml")])
+    trainer = IA2Trainer(model_folder, args, columns(TRAIN), columns(DEV))
+    trainer.train()
+    pushed: dict[str, list[str]] = {}
+
+    def upload(self: HfApi, *, folder_path: str, repo_id: str, ignore_patterns: list[str], **more: Any) -> None:
+        files = [str(path.relative_to(folder_path)) for path in Path(folder_path).rglob("*") if path.is_file()]
+        pushed[repo_id] = list(filter_repo_objects(files, ignore_patterns=ignore_patterns))
+
+    monkeypatch.setattr(HfApi, "create_repo", lambda self, name, **more: RepoUrl(f"https://huggingface.co/{name}"))
+    monkeypatch.setattr(HfApi, "upload_folder", upload)
+    trainer.push_to_hub()
+    assert trainer.stage.temperature == 2.0
+    assert {*pushed["me/own"]} >= {"adapter_model.safetensors", "adapter_config.json", "README.md", "tokenizer.json"}
+    assert not [name for name in pushed["me/own"] if "targets" in name or name.endswith(".bin")]
+    assert list((tmp_path / "out").rglob("targets"))
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Reading what a model computes at the positions that predict a response: one hooked forward, only those kept."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -18,6 +18,14 @@ from ia2.prompt import Positions, TokenBatch, Tokens
 Site = Literal["attn_out", "head_out", "mlp_out", "neurons", "hidden", "logits"]
 SITES: tuple[Site, ...] = get_args(Site)
 BEFORE: frozenset[Site] = frozenset({"head_out", "neurons"})  # read where they enter a module, not where they leave it
+_PLACES: dict[Site, Callable[[Anatomy], dict[int, str]]] = {  # by decoder layer, from 0: the module
+    "attn_out": lambda of: dict(zip(of.attention_layers, of.attn_out, strict=True)),
+    "head_out": lambda of: dict(zip(of.attention_layers, of.attn_out, strict=True)),
+    "mlp_out": lambda of: dict(enumerate(of.mlp_out)),
+    "neurons": lambda of: dict(enumerate(of.neurons)),
+    "hidden": lambda of: dict(enumerate(of.layers)),
+    "logits": lambda of: {},
+}
 
 
 @dataclass(frozen=True)
@@ -137,13 +145,7 @@ def places(anatomy: Anatomy, site: Site) -> dict[int, str]:
     Raises:
         IA2Error: this model does not have the site.
     """
-    if site in ("attn_out", "head_out"):
-        return dict(zip(anatomy.attention_layers, anatomy.attn_out, strict=True))
-    if site == "mlp_out":
-        return dict(enumerate(anatomy.mlp_out))
-    if site == "neurons":
-        return dict(enumerate(anatomy.neurons))
-    return dict(enumerate(anatomy.layers)) if site == "hidden" else {}
+    return _PLACES[site](anatomy)
 
 
 def layer_numbers(layers: str, n_layers: int) -> frozenset[int] | None:

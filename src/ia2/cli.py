@@ -437,6 +437,9 @@ def main() -> None:
     """Entry point of the `ia2` command."""
     if os.environ.get("RANK", "0") != "0":  # of several processes, the first alone prints
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    # Libraries report nobody's use of them, unless the environment says otherwise.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:

@@ -7,8 +7,12 @@ from difflib import get_close_matches
 class IA2Error(ValueError):
     """The message says in one line what was found, what was expected and what to do.
 
-    The command line prints it and exits with code 2.
+    The command line prints it and exits with code 2. What a message quotes may be anything: line ends and control
+    characters are escaped, so that it stays one line and cannot steer a terminal.
     """
+
+    def __init__(self, message: str):
+        super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message))
 
 
 def choose(kind: str, name: str, known: Iterable[str]) -> str:

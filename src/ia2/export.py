@@ -26,6 +26,7 @@ MEASURES = {"accuracy": "accuracy", "ece": "ECE", "nll": "NLL", "brier": "Brier"
 CITATION = """```bibtex
 @article{ia2,
   title   = {IA2: Alignment with ICL Activations Improves Supervised Fine-Tuning},
+  author  = {Mishra, Aayush and Khashabi, Daniel and Liu, Anqi},
   journal = {arXiv preprint arXiv:2509.22621},
   year    = {2025},
   url     = {https://arxiv.org/abs/2509.22621},

@@ -90,7 +90,7 @@ class IA2Trainer(StageTrainer):
         else:
             lm = wrap_model(model, processing_class, config.chat)
         data = Data(_examples(train_dataset, "train_dataset"), _examples(eval_dataset or (), "eval_dataset"))
-        run = Run(Path(str(args.output_dir)), config, data)
+        run = Run(Path(str(args.output_dir)) / "_run", config, data)  # what begins so is not pushed to the hub
         run.check_rows()
         [(_, stage)] = config.stages().items()
         contexts = run.contexts(lm)
@@ -109,6 +109,7 @@ class IA2Trainer(StageTrainer):
             args.eval_strategy, args.eval_on_start = "no", False
         start = trainable_copy(lm.model)
         super().__init__(lm, stage, [Job(start, train, dev, settings)], Bank(lm.model, [start]), args)
+        self.processing_class = lm.encoder.tokenizer  # it is saved beside the adapter
         for callback in (Steps(self), *callbacks):
             self.add_callback(callback)
 
@@ -118,6 +119,11 @@ class IA2Trainer(StageTrainer):
         if self.has_dev:
             self.bank.restore(0, self.records[0].weights)
         return result
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """As ever, but for the arguments: they would be a pickle."""
+        super()._save(output_dir, state_dict)
+        Path(output_dir or str(self.args.output_dir), "training_args.bin").unlink()
 
 
 def _examples(rows: Iterable[Mapping[str, Any]], name: str) -> list[Example]:

@@ -61,8 +61,9 @@ def _distances(found: dict[str, Any]) -> str:
         figures = ""
         for site, of in found.items():
             series = {name: ([layer + 1 for layer in of["layers"]], v[metric]) for name, v in of["icl"].items()}
-            caption = f"<b>{SITES[site]}</b> <small>{title} to ICL, by layer</small>"
-            figures += framed(lines(series), caption, f"{SITES[site]}: {title} to ICL, by layer")
+            name = SITES.get(site, site)
+            caption = f"<b>{name}</b> <small>{title} to ICL, by layer</small>"
+            figures += framed(lines(series), caption, f"{name}: {title} to ICL, by layer")
         panels += f'<p>{what}</p><div class="wide panels">{figures}</div>'
     return f"{_means(found['attn_out'])}{panels}{_positions(found)}"
 
@@ -84,8 +85,9 @@ def _positions(found: dict[str, Any]) -> str:
     for site, of in found.items():
         series = {name: (list(range(1, len(v["by_position"]) + 1)), v["by_position"]) for name, v in of["icl"].items()}
         if max(len(x) for x, _ in series.values()) > 1:
-            caption = f"<b>{SITES[site]}</b> <small>cosine similarity to ICL, by response position</small>"
-            figures += framed(lines(series), caption, f"{SITES[site]}: cosine similarity to ICL, by response position")
+            name = SITES.get(site, site)
+            caption = f"<b>{name}</b> <small>cosine similarity to ICL, by response position</small>"
+            figures += framed(lines(series), caption, f"{name}: cosine similarity to ICL, by response position")
     return f'<div class="wide panels">{figures}</div>' if figures else ""
 
 
