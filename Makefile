@@ -1,10 +1,11 @@
-# make demo | test | check | audit | fuzz | site | bench | results | setup | clean       PYTHON=python3.12 make test chooses another Python
+# make demo | test | check | audit | fuzz | site | bench | results | results-quick | setup | clean
+# PYTHON=python3.12 make test    chooses another Python
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test check site audit fuzz bench results clean
+.PHONY: setup demo test check site audit fuzz bench results results-quick clean
 
 setup: $(READY)
 
@@ -37,8 +38,16 @@ bench: setup
 	$(BIN)/python -m benchmarks
 
 results: setup
-	$(BIN)/ia2 sweep recipes/study.yaml --output runs/study
-	$(BIN)/python -m benchmarks.results runs/study/results.csv
+	for part in study study-gpt2 study-n2 study-seeds study-n32; do \
+		$(BIN)/ia2 sweep recipes/$$part.yaml --output runs/study/$$part || exit; done
+	awk 'FNR > 1 || NR == 1' runs/study/study*/results.csv > runs/study/study.csv
+	$(BIN)/python -m benchmarks.ablations --output runs/study/ablations
+	$(BIN)/python -m benchmarks.overlaps runs/study/study > runs/study/overlap.csv
+	$(BIN)/python -m benchmarks.results runs/study
+
+results-quick: setup
+	$(BIN)/ia2 sweep recipes/study-quick.yaml --output runs/study-quick
+	$(BIN)/python -m benchmarks.results_quick runs/study-quick/results.csv
 
 clean:
 	rm -rf $(VENV) build demo runs

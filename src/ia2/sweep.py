@@ -72,12 +72,12 @@ class Grid(BaseModel):
         return {**options, "files": {of.name: of.fingerprint() for of in tested}}
 
     def points(self) -> list["Point"]:
-        """All cells, those of a model together, so that a worker loads it once."""
+        """All cells: those of a model together, so that it is loaded once; of an N too, as these train side by side."""
         return [
             Point(model, task, n, seed, adapter)
             for model in self.models
-            for task in self.tasks
             for n in self.n
+            for task in self.tasks
             for seed in self.seeds
             for adapter in self.adapters
         ]
