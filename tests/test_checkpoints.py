@@ -43,6 +43,8 @@ def left(run: Run) -> dict[str, Any]:
         record = json.loads((folder / "training.json").read_text())
         found[name] = {key: value for key, value in record.items() if "seconds" not in key}
         found[name]["weights"] = next(folder.glob("*model.safetensors")).read_bytes()
+    for path in run.folder.glob("snapshots/**/*.safetensors"):
+        found[str(path.relative_to(run.folder))] = path.read_bytes()
     return found
 
 
@@ -51,11 +53,13 @@ class Updates:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, interrupt: bool):
         self.n, self.ended, self.resumed = 0, 0, list[int]()
+        begin = Steps.on_step_begin
 
         def on_step_begin(steps: Steps, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self.n += 1
             if interrupt and self.n in (2, 5, 11):
                 raise KeyboardInterrupt
+            begin(steps, args, state, control, **kwargs)
 
         def on_optimizer_step(steps: Steps, *args: Any, **kwargs: Any) -> None:
             assert list(steps.trainer.bank.active) == steps.trainer.running
@@ -89,7 +93,7 @@ def interruptions_of(run: Run, train: Callable[[], Any]) -> int:
 STOPPING: dict[str, Any] = {"early_stopping_patience": 1, "eval_steps": 1, "num_train_epochs": 9}
 RENEWED: dict[str, Any] = {"reshuffle": True, "method": "ia2", "n_demos": 2}
 KINDS: dict[str, dict[str, Any]] = {
-    "bank": {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2},
+    "bank with snapshots": {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "snapshots": 2},
     "bank without development rows": {"has_dev": False},
     "one after another, dropout": {"method": "sft", "adapter_options": {"r": 4, "lora_dropout": 0.3}},
     "all weights, renewed": {"adapter": "full", "adapter_options": {}, **RENEWED},

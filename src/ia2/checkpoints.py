@@ -14,7 +14,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
-from ia2.bank import Bank
+from ia2.bank import Bank, Weights
 from ia2.files import damaged, read_json, sha256, written_aside
 from ia2.jobs import Record, TrainingResult
 
@@ -44,9 +44,8 @@ class CheckpointedTrainer(Trainer):
             aside.mkdir()
             save_file({name: tensor.contiguous() for name, tensor in self._tensors()}, aside / TENSORS)
             self.state.save_to_json(str(aside / TRAINER_STATE_NAME))
-            records = [{name: of for name, of in vars(record).items() if name != "weights"} for record in self.records]
             state = {
-                "records": records,
+                "records": [_without_tensors(record) for record in self.records],
                 "running": self.running,
                 "scheduler": self.lr_scheduler.state_dict(),
                 "seconds": time.perf_counter() - self.began,
@@ -59,6 +58,8 @@ class CheckpointedTrainer(Trainer):
         for g, record in enumerate(self.records):
             yield from _named(f"weights/{g}/", self.bank.weights[g])
             yield from _named(f"best/{g}/", record.weights)
+            for step, weights in record.snapshots.items():
+                yield from _named(f"snapshots/{g}/{step}/", weights)
         for i, moments in self.optimizer.state_dict()["state"].items():
             yield from _named(f"optimizer/{i}/", moments)
         for name, module in self._random().items():
@@ -76,7 +77,8 @@ class CheckpointedTrainer(Trainer):
                 raise damaged(folder / name, "its checksum is another", folder)
         for g, record in enumerate(state["records"]):
             self.bank.restore(g, _part(folder / TENSORS, f"weights/{g}/"))
-            self.records[g] = Record(_part(folder / TENSORS, f"best/{g}/"), **record)
+            best, snapshots = _part(folder / TENSORS, f"best/{g}/"), _snapshots(folder / TENSORS, f"snapshots/{g}/")
+            self.records[g] = Record(best, snapshots=snapshots, **record)
         self.running = state["running"]
         self.began -= state["seconds"]
         self.args.eval_on_start = False
@@ -116,10 +118,13 @@ class EverySoOften(TrainerCallback):
 
 def save_results(path: Path, results: Sequence[TrainingResult]) -> None:
     """Keep what became of trainings while others go on."""
-    tensors = {name: of for g, result in enumerate(results) for name, of in _named(f"{g}/", result.weights)}
-    others = [{name: of for name, of in vars(result).items() if name != "weights"} for result in results]
+    tensors: dict[str, Tensor] = {}
+    for g, result in enumerate(results):
+        tensors |= _named(f"{g}/weights/", result.weights)
+        for step, weights in result.snapshots.items():
+            tensors |= _named(f"{g}/snapshots/{step}/", weights)
     with written_aside(path) as aside:
-        save_file(tensors, aside, {"results": json.dumps(others)})
+        save_file(tensors, aside, {"results": json.dumps([_without_tensors(result) for result in results])})
 
 
 def load_results(path: Path) -> list[TrainingResult]:
@@ -133,7 +138,22 @@ def load_results(path: Path) -> list[TrainingResult]:
             others = json.loads(file.metadata()["results"])
     except SafetensorError as error:
         raise damaged(path, error) from None
-    return [TrainingResult(_part(path, f"{g}/"), **of) for g, of in enumerate(others)]
+    return [
+        TrainingResult(_part(path, f"{g}/weights/"), snapshots=_snapshots(path, f"{g}/snapshots/"), **of)
+        for g, of in enumerate(others)
+    ]
+
+
+def _without_tensors(record: Record | TrainingResult) -> dict[str, Any]:
+    return {name: of for name, of in vars(record).items() if name not in ("weights", "snapshots")}
+
+
+def _snapshots(path: Path, prefix: str) -> dict[int, Weights]:
+    found: dict[int, Weights] = {}
+    for name, tensor in _part(path, prefix).items():
+        step, _, weight = name.partition("/")
+        found.setdefault(int(step), {})[weight] = tensor
+    return found
 
 
 def _named(prefix: str, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
