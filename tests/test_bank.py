@@ -5,16 +5,17 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import GENERATED, example_rows, reasoned_rows
+from conftest import GENERATED, example_rows, reasoned_rows, teacher_prompts
 from test_training import PRIME, rows_of
 from torch import Tensor
 
 from ia2.adapters import new_adapter
 from ia2.bank import Bank, Weights, can_bank, restore, trainable_copy
 from ia2.capture import read
-from ia2.jobs import Job, TrainingResult, TrainingSettings, side_by_side
+from ia2.jobs import Job, Rows, TrainingResult, TrainingSettings, side_by_side
 from ia2.methods import Stage, Term
 from ia2.models import LanguageModel
+from ia2.targets import live
 from ia2.training import StageTrainer, train_jobs
 
 TUNE = Stage((Term("logits", "ce"),))
@@ -89,6 +90,17 @@ def test_a_training_beside_others_ends_as_it_does_alone(lm: LanguageModel, stage
 
 def losses(result: TrainingResult) -> list[float]:
     return [value for entry in result.log for name, value in entry.items() if name in ("loss", "eval_loss")]
+
+
+def test_targets_that_are_computed_when_needed_change_nothing(lm: LanguageModel) -> None:
+    lm.base.double()
+    prompts = teacher_prompts(GENERATED, examples := reasoned_rows(6), examples)
+    with new_adapter(lm) as model:
+        jobs = jobs_of(lm, model)
+        again = [replace(j, train=Rows(j.train.rows, live(lm, prompts, PRIME.selection(lm.anatomy)))) for j in jobs[:2]]
+        stored, computed = (train_jobs(lm, PRIME, of) for of in (jobs[:2], again))
+    for one, other in zip(stored, computed, strict=True):
+        assert losses(one) == pytest.approx(losses(other), rel=1e-6)
 
 
 def test_accumulation_side_by_side_changes_nothing(lm: LanguageModel) -> None:

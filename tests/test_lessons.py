@@ -188,3 +188,27 @@ def test_demos_are_dropped_only_if_asked_for(
     dropping = make_config({**config.model_dump(), "drop_demos": True})
     Run.create(tmp_path / "run", dropping, Data(long)).train()
     assert "4 rows are shown fewer demos, so that they fit the window of 512 tokens" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("room", [None, 0])
+def test_targets_are_kept_where_there_is_room_for_them(
+    room: int | None,
+    lm: LanguageModel,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if room is not None:
+        monkeypatch.setattr("ia2.lessons.room", lambda folder: room)
+    _, made = rows(lm, tmp_path, method="ia2")
+    assert bool(list(tmp_path.rglob("*.safetensors"))) == (room is None)
+    assert ("computed when needed" in capsys.readouterr().err) == (room is not None)
+    _, stored = rows(lm, tmp_path, method="ia2", targets="stored")
+    torch.testing.assert_close(made[2][1]["attn_out"], stored[2][1]["attn_out"])
+
+
+def test_live_targets_are_not_kept_nor_averaged(lm: LanguageModel, tmp_path: Path) -> None:
+    rows(lm, tmp_path, method="ia2", targets="live")
+    assert not list(tmp_path.rglob("*.safetensors"))
+    with pytest.raises(IA2Error, match="targets: live does not go with permutations: mean"):
+        rows(lm, tmp_path, method="ia2", targets="live", n_permutations=2, permutations="mean")

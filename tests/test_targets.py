@@ -9,9 +9,11 @@ import torch
 from conftest import GENERATED, reasoned_rows, teacher_prompts
 
 import ia2.targets
+from ia2.adapters import new_adapter
+from ia2.bank import trainable
 from ia2.capture import Selection, Site
 from ia2.models import LanguageModel
-from ia2.targets import collect, n_bytes
+from ia2.targets import collect, live, n_bytes
 
 SELECTION = Selection(frozenset[Site](("attn_out", "logits")))
 
@@ -65,3 +67,31 @@ def test_values_are_views_of_the_mapped_file(lm: LanguageModel, tmp_path: Path) 
     found = collect(lm, prompts_of(), SELECTION, tmp_path)
     stored = {value.untyped_storage().data_ptr() for values in found.values.values() for value in values}
     assert len(stored) == len(SELECTION.sites)  # views of what is mapped, not copies
+
+
+def test_live_ones_are_the_collected_ones_though_an_adapter_trains(lm: LanguageModel) -> None:
+    whole = collect(lm, prompts_of(), SELECTION)
+    with new_adapter(lm, options={"lora_dropout": 0.5}) as model:
+        for weight in trainable(model).values():
+            torch.nn.init.normal_(weight.data)
+        model.train()
+        found = live(lm, prompts_of(), SELECTION)
+        for site in SELECTION.sites:
+            torch.testing.assert_close(found.values[site][1:], whole.values[site][1:])
+        assert model.training
+
+
+def test_live_ones_are_computed_each_time_a_row_alone(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    passes = ia2.targets.passes
+
+    def counted(lm: LanguageModel, rows: Sequence[Any], *rest: Any) -> Any:
+        seen.append(len(rows))
+        return passes(lm, rows, *rest)
+
+    monkeypatch.setattr("ia2.targets.passes", counted)
+    found = live(lm, prompts_of(), SELECTION)
+    for i in (0, 1, 0):
+        for site in SELECTION.sites:
+            found.values[site][i]
+    assert seen == [1, 1, 1]

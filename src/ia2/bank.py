@@ -60,7 +60,9 @@ class Bank:
 
     def _forward(self, path: str, layer: lora.Linear, x: Tensor) -> Tensor:
         """As `lora.Linear.forward`, with the A (G, r, in) and B (G, out, r) of the active adapters."""
-        base = layer.base_layer(x)
+        base: Tensor = layer.base_layer(x)
+        if layer.disable_adapters:
+            return base
         A_GRI, B_GOR = (self._active(self._leaves[f"{path}.lora_{part}.default.weight"]) for part in "AB")
         x_GPI, base_GPO = (of.to(A_GRI.dtype).reshape(len(self.active), -1, of.shape[-1]) for of in (x, base))
         result_GPO = torch.baddbmm(base_GPO, x_GPI @ A_GRI.mT, B_GOR.mT, alpha=layer.scaling["default"])

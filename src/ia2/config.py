@@ -22,6 +22,8 @@ from ia2.task import Metric as Score
 from ia2.task import Parser
 from ia2.tracking import TRACKERS
 
+Keeping = Literal["auto", "stored", "live"]
+KEEPING: tuple[Keeping, ...] = get_args(Keeping)
 PARSERS, SCORES = ("auto", *get_args(Form)), get_args(Score)
 
 
@@ -99,6 +101,8 @@ class RunConfig(BaseModel):
         sample_responses: whether its own are sampled rather than the likeliest, and how many (0: not).
         adapter, adapter_options: a name in `ia2 adapters`, and options of PEFT's configuration.
         side_by_side: whether trainings that can share a pass do (`ia2.bank`); it changes speed, and rounding.
+        targets: whether what the teacher does is `stored`, or computed again whenever it is needed (`live`); `auto`
+            stores it where the disk has room.
         report_to: trackers, as `TrainingArguments` names them; TensorBoard's files go to `logs` in the run folder.
         snapshots: the adapter of every so many updates is kept too, to be analysed (0: none).
         separator, max_new_tokens, parser, metric, length_normalised: how answers look and score: see `ia2.Task`.
@@ -142,6 +146,7 @@ class RunConfig(BaseModel):
     eval_steps: int = Field(2, ge=1)
     early_stopping_patience: int = Field(5, ge=1)
     metric_for_best_model: Metric = "loss"
+    targets: Annotated[Keeping, _one_of("way to keep targets", KEEPING)] = "auto"
     report_to: Annotated[tuple[str, ...], BeforeValidator(_trackers)] = ()
     prime_learning_rate: Rates = None
     prime_num_train_epochs: int | None = Field(None, ge=1)

@@ -54,6 +54,12 @@ def written_alone(path: Path, before: Callable[[], None] = lambda: None) -> Iter
         _remove(aside)
 
 
+def room(folder: Path) -> int:
+    """Bytes that a folder can hold: what is free on its disk, and what it holds already."""
+    place = next(parent for parent in (folder, *folder.absolute().parents) if parent.is_dir())
+    return shutil.disk_usage(place).free + sum(of.stat().st_size for of in folder.rglob("*") if of.is_file())
+
+
 def _unwritable(path: Path, error: Exception) -> IA2Error:
     why = (getattr(error, "strerror", None) or str(error)).lower()
     return IA2Error(f"{path}: cannot be written ({why}); see to it, and the same command again continues")

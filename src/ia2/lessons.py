@@ -7,19 +7,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ia2.capture import Site
+from ia2.capture import Selection, Site
 from ia2.config import RunConfig
 from ia2.contexts import Contexts
 from ia2.data import Example
+from ia2.errors import IA2Error
 from ia2.evaluation import Variant, answer, gold, sampled_answers
-from ia2.files import read_jsonl, write_json, write_jsonl
+from ia2.files import read_jsonl, room, write_json, write_jsonl
 from ia2.jobs import Rows
 from ia2.methods import Stage
 from ia2.models import LanguageModel
-from ia2.processes import shared_out
+from ia2.processes import shared_out, shares_weights
 from ia2.progress import say
-from ia2.prompt import build_prompt
-from ia2.targets import Targets, collect
+from ia2.prompt import Prompt, build_prompt
+from ia2.targets import Targets, collect, live, n_bytes
 from ia2.task import Task
 
 SPLITS = ("train", "unlabelled", "dev")
@@ -72,10 +73,31 @@ class Lessons:
         n = self.config.n_permutations
         rng = np.random.default_rng([self.config.seed, SPLITS.index(split), epoch])
         prompts = [self.contexts.prompt(self.task, e, e.label, rng) for e in examples for _ in range(n)]
-        found = collect(self.lm, prompts, stage.selection(self.lm.anatomy), self.targets)
+        selection = stage.selection(self.lm.anatomy)
+        if self._computes_again(prompts, selection):
+            return live(self.lm, prompts, selection)
+        found = collect(self.lm, prompts, selection, self.targets)
         if n == 1 or self.config.permutations == "all":
             return found
         return Targets({site: _averaged(site, values, n) for site, values in found.values.items()})
+
+    def _computes_again(self, prompts: Sequence[Prompt], selection: Selection) -> bool:
+        """Whether what the teacher does is computed whenever it is needed: as asked, or where the disk has no room.
+
+        Where it has, storing is the cheaper: a row is computed once, and read again at every epoch.
+        """
+        kept, averages = self.config.targets, self.config.n_permutations > 1 and self.config.permutations == "mean"
+        if averages or shares_weights():
+            if kept == "live":
+                raise IA2Error("targets: live does not go with permutations: mean, nor with FSDP; use targets: stored")
+            return False
+        if kept != "auto":
+            return kept == "live"
+        needed = sum(n_bytes(self.lm, self.lm.encoder.encode(prompt), selection) for prompt in prompts)
+        there = room(self.targets)
+        if needed > there:
+            say(f"{needed / 1e9:.1f} GB of targets, and room for {there / 1e9:.1f} GB: they are computed when needed")
+        return needed > there
 
     def answered(self, split: str) -> list[Example]:
         """The queries of a split with the teacher's own answers, made once and kept."""

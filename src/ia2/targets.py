@@ -5,8 +5,9 @@ import json
 from array import array
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,21 @@ class Parts(Sequence[Tensor]):
         k = bisect_right(self._starts, i) - 1
         start, end = self._ends[k][i - self._starts[k] :][:2]
         return self._wholes[k][start:end]
+
+
+class Computed(Sequence[Tensor]):
+    """Rows that are computed as they are asked for."""
+
+    def __init__(self, n: int, row: Callable[[int], Tensor]):
+        """So many, each by its index."""
+        self._n, self._row = n, row
+
+    def __len__(self) -> int:
+        return self._n
+
+    def __getitem__(self, i: Any) -> Any:
+        picked = range(self._n)[i]
+        return [self._row(k) for k in picked] if isinstance(picked, range) else self._row(picked)
 
 
 @dataclass(frozen=True)
@@ -97,6 +113,23 @@ def collect(
             processes().wait_for_everyone()
             shards = [_read_shard(path) for path in paths]
     return Targets({site: Parts([shard[site] for shard in shards], sizes[site]) for site in selection.sites})
+
+
+def live(lm: LanguageModel, prompts: Collection[Prompt], selection: Selection) -> Targets:
+    """As `collect`, but nothing is kept: a row is computed when it is asked for, each time."""
+    rows = [lm.encoder.encode(prompt) for prompt in prompts]
+
+    @lru_cache(maxsize=1)  # its sites are asked for one after the other
+    def values(i: int) -> dict[str, Tensor]:
+        training = lm.model.training
+        lm.model.eval()
+        try:
+            with torch.no_grad(), using(lm, None):
+                return _collect(lm, rows[i : i + 1], selection)
+        finally:
+            lm.model.train(training)
+
+    return Targets({site: Computed(len(rows), lambda i, site=site: values(i)[site]) for site in selection.sites})  # type: ignore[misc]
 
 
 def _keep(lm: LanguageModel, rows: Sequence[Tokens], selection: Selection, path: Path) -> None:
