@@ -9,6 +9,7 @@ import torch
 from conftest import example_rows, random_model
 from safetensors.torch import load_file
 from torch.autograd.graph import saved_tensors_hooks
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from ia2.adapters import new_adapter
 from ia2.capture import Selection, Site, read
@@ -17,7 +18,7 @@ from ia2.data import Example
 from ia2.doctor import examine, lines
 from ia2.estimate import estimate
 from ia2.models import LanguageModel, load_model, wrap_model
-from ia2.prompt import build_prompt
+from ia2.prompt import Tokens, build_prompt
 from ia2.run import Data, Run
 from ia2.targets import collect
 from ia2.world import TASKS
@@ -60,22 +61,34 @@ def test_the_size_of_the_targets_is_exact(sites: tuple[Site, ...], lm: LanguageM
     assert estimate(lm, rows, rows, selection, 0, 4).targets == size
 
 
-def test_the_memory_of_a_step_is_of_the_right_size() -> None:
-    """Within a factor of two: what autograd keeps depends on the kernels that a machine has."""
-    lm = load_model("tiny", device="cpu")
-    rows = [lm.encoder.encode(build_prompt(run_task(), ROWS[:6], row.query, row.label)) for row in ROWS[6:10]]
-    kept: dict[int, int] = {}
+HEADS = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4}
+WIDE: dict[str, dict[str, Any]] = {
+    "llama": HEADS | {"num_key_value_heads": 1, "intermediate_size": 512},
+    "qwen3": HEADS | {"num_key_value_heads": 2, "intermediate_size": 384, "head_dim": 32},
+    "gpt2": {"n_embd": 128, "n_layer": 4, "n_head": 4},
+    "gpt_neox": HEADS | {"intermediate_size": 512},
+    "opt": HEADS | {"ffn_dim": 512, "word_embed_proj_dim": 128},
+}
+
+
+@pytest.mark.parametrize("kind", WIDE)
+def test_the_memory_of_a_step_is_what_autograd_keeps(kind: str) -> None:
+    """Within a fifth."""
+    config = AutoConfig.for_model(kind, vocab_size=400, bos_token_id=1, eos_token_id=2, pad_token_id=0, **WIDE[kind])
+    lm = wrap_model(AutoModelForCausalLM.from_config(config), build_tokenizer())
+    rows = [Tokens((5,) * 100, 1, 99)] * 4
+    kept: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
         return tensor
 
     with new_adapter(lm) as model, saved_tensors_hooks(keep, lambda tensor: tensor):
         weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
         read(model, lm.anatomy, lm.encoder.collate(rows), {"attn_out", "logits"})
-    measured = sum(size for place, size in kept.items() if place not in weights)
+    measured = sum(storage.nbytes() for place, storage in kept.items() if place not in weights)
     needs = estimate(lm, rows, rows, Selection(frozenset()), 0, 4)
-    assert 0.5 < (needs.training - needs.weights) / measured < 2
+    assert needs.training - needs.weights == pytest.approx(measured, rel=0.2)
 
 
 def run_task() -> Any:

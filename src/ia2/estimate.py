@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
-from ia2.capture import Selection
+from ia2.capture import Selection, places
+from ia2.errors import IA2Error
 from ia2.jobs import share
 from ia2.models import LanguageModel
 from ia2.passes import TOKENS_PER_BATCH
@@ -13,7 +15,7 @@ from ia2.prompt import Tokens
 from ia2.targets import SHARD_BYTES, n_bytes
 
 ADAM_BYTES = 4 * 4  # a weight, its gradient and two moments, in float32
-LIVE_TENSORS = 24  # of width D a token and layer that autograd keeps, in a usual decoder layer; measured: 18 to 30
+UNFUSED = {"gelu_new", "gelu_fast", "gelu_python", "quick_gelu"}  # activations of several operations each
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,10 @@ def estimate(
     """From the token counts of all rows.
 
     A forward pass takes two operations a parameter and token, attention four a layer, width and pair of tokens; the
-    backward pass of a frozen base as much again. Activations of a training step are `LIVE_TENSORS` of the model's
-    width a token and layer, and the float32 logits and their gradient at response positions. Processes share the rows;
-    where they share the weights too, each has besides its part the head, and two layers while they are computed.
+    backward pass of a frozen base as much again. What a training step keeps is, of every token and layer, five times
+    the width, keys, values, and what the feed-forward block computes; and the float32 logits and their gradient at
+    response positions. What the teacher holds at once is the inside of one feed-forward block. Processes share the
+    rows; where they share the weights too, each has besides its part the head, and two layers while they are computed.
 
     Args:
         lm: the base.
@@ -65,7 +68,8 @@ def estimate(
     """
     config = lm.base.config.get_text_config()
     D, V, L = int(config.hidden_size), int(config.vocab_size), len(lm.anatomy.layers)
-    size = lm.base.dtype.itemsize
+    size, (M, n_inner) = lm.base.dtype.itemsize, _feed_forward(lm, D)
+    kept = 5 * D + 2 * _key_width(config, D) + n_inner * M  # features of a token and layer
     parameters = sum(p.numel() for p in lm.base.parameters())
     weights = _size(lm.base)
     if shared:
@@ -82,11 +86,33 @@ def estimate(
     return Needs(
         weights=weights,
         targets=targets,
-        collecting=weights + in_batch * D * size * 8 + min(targets, SHARD_BYTES),
-        training=weights + n_trainable * ADAM_BYTES + step_tokens * D * L * LIVE_TENSORS * size + 8 * responses * V,
+        collecting=weights + in_batch * (3 * D + max(n_inner, 2) * M) * size + min(targets, SHARD_BYTES),
+        training=weights + n_trainable * ADAM_BYTES + step_tokens * L * kept * size + 8 * responses * V,
         collect_flops=collect_flops / n_processes,
         step_flops=4.0 * parameters * step_tokens,
     )
+
+
+def _feed_forward(lm: LanguageModel, D: int) -> tuple[int, int]:
+    """The inner width of a feed-forward block, and how many tensors of it autograd keeps."""
+    config = lm.base.config.get_text_config()
+    try:
+        path = places(lm.anatomy, "neurons")[0]
+    except IA2Error:  # experts, for instance
+        return 4 * D, 3
+    projection: Any = lm.base.get_submodule(path)
+    M = projection.weight.numel() // D
+    block = lm.base.get_submodule(path.rpartition(".")[0])
+    gated = sum(p.numel() // (D * M) for p in block.parameters() if p.numel() % (D * M) == 0) > 2
+    activation = getattr(config, "hidden_act", None) or getattr(config, "activation_function", "")
+    return M, 3 if gated else 4 if activation in UNFUSED else 1
+
+
+def _key_width(config: Any, D: int) -> int:
+    """Of all keys of a token."""
+    n_heads = int(config.num_attention_heads)
+    n_key_heads = int(getattr(config, "num_key_value_heads", None) or n_heads)
+    return n_key_heads * int(getattr(config, "head_dim", None) or D // n_heads)
 
 
 def _size(module: nn.Module) -> int:
