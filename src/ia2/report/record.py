@@ -16,7 +16,6 @@ from ia2.report.frame import table
 
 SPLITS = {"train": "Training rows", "dev": "Development rows", "unlabelled": "Unlabelled rows"}
 UNLABELLED = "+unlabelled"  # ends the name of a method that had more queries
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 MOST = 12  # different values of an option that are written out
 
 
@@ -61,7 +60,7 @@ def record(folder: Path, n_test: int | None = None) -> str:
     runs = find_runs(folder)
     if not runs:
         return ""
-    configs = [yaml.load((run / "config.yaml").read_bytes(), Loader=LOADER) for run in runs]
+    configs = [yaml.safe_load((run / "config.yaml").read_bytes()) for run in runs]
     found = [read_json(run / "environment.json") for run in runs]
     commands = dict.fromkeys(_command(of["command"]) for of in found)
     counts = [Counter(row["split"] for row in read_jsonl(run / "examples.jsonl")) for run in runs]
