@@ -43,6 +43,7 @@ from ia2.memory import ran_out, tidy
 from ia2.methods import Stage
 from ia2.models import LanguageModel
 from ia2.passes import TOKENS_PER_BATCH, batches
+from ia2.processes import processes
 from ia2.progress import Advance, say, step
 from ia2.prompt import IGNORED, TokenBatch
 
@@ -392,10 +393,11 @@ def _train(
     n_epoch = -(-len(jobs[0].train) // (settings.per_device_train_batch_size * settings.gradient_accumulation_steps))
     bank = Bank(lm.model, [job.start for job in jobs])
     with tempfile.TemporaryDirectory() as temporary, step(name, n_epoch * settings.num_train_epochs) as advance:
-        args = arguments(settings, folder or Path(temporary), jobs[0].dev is not None)
+        keeps = folder is not None and processes().num_processes == 1
+        args = arguments(settings, folder if folder and keeps else Path(temporary), jobs[0].dev is not None)
         trainer = StageTrainer(lm, stage, jobs, bank, args)
         trainer.add_callback(Steps(trainer, advance))
-        if folder and args.world_size == 1:
+        if keeps:
             trainer.add_callback(EverySoOften())
         if last := get_last_checkpoint(args.output_dir):
             say(f"{name}: goes on from {Path(last).name}")
