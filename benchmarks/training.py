@@ -55,7 +55,7 @@ def adapted(lm: LanguageModel) -> Iterator[Callable[[], None]]:
 def run(quick: bool) -> list[Row]:
     """Steps, banks, jobs."""
     repeats = 3 if quick else 7
-    return [*steps(10 if quick else 25, repeats), *banks(10, repeats), *jobs(repeats)]
+    return [*steps(10 if quick else 25, repeats), *banks(10, repeats), *jobs(3)]
 
 
 def steps(epochs: int, repeats: int) -> list[Row]:
