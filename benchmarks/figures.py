@@ -61,8 +61,8 @@ def main(path: Path, folder: Path) -> None:
     with TemporaryDirectory() as page:
         at = Path(page) / "page.html"
         write_page(at, "Results", MODEL, {"Figures": "".join(framed(of, name) for name, of in figures.items())})
-        for name in figures:
-            (folder / f"results-{name}.svg").write_text(draw(at, name), encoding="utf-8")
+        for name, svg in zip(figures, draw(at, list(figures)), strict=True):
+            (folder / f"results-{name}.svg").write_text(svg, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,18 +1,22 @@
 """How cost grows: seconds along a size, and the slope of their logarithms, beside the theoretical one.
 
-python -m benchmarks.growth
+`python -m benchmarks.growth` prints the table of docs/performance.md, and draws its figure.
 """
 
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
+import plotly.graph_objects as go
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.harness import seconds
 from benchmarks.subject import ATTENTION, examples, load, prompts, task
+from docs.picture import draw
 from ia2.adapters import new_adapter
 from ia2.bank import trainable_copy
 from ia2.contexts import Contexts
@@ -20,6 +24,8 @@ from ia2.jobs import Job, Rows, TrainingSettings
 from ia2.methods import methods
 from ia2.models import LanguageModel, wrap_model
 from ia2.prompt import build_prompt
+from ia2.report.figures import OTHER, framed, styled
+from ia2.report.frame import write_page
 from ia2.targets import collect
 from ia2.training import train_jobs
 
@@ -81,8 +87,21 @@ def deep(n_layers: int) -> LanguageModel:
     return wrap_model(LlamaForCausalLM(config), tiny.encoder.tokenizer)
 
 
+def curves(found: Sequence[Growth]) -> go.Figure:
+    """Seconds over size, both in units of the smallest size, on logarithmic axes."""
+    figure = go.Figure()
+    for of in found:
+        sizes, taken = (np.array(values) / values[0] for values in (of.sizes, of.seconds))
+        figure.add_scatter(x=sizes, y=taken, mode="lines+markers", name=f"{of.name}: slope {of.slope:.2f}")
+    ends = [1, max(of.sizes[-1] / of.sizes[0] for of in found)]
+    figure.add_scatter(x=ends, y=ends, mode="lines", name="proportional", line={"dash": "dot", "color": OTHER})
+    figure.update_xaxes(type="log", title="times the smallest size")
+    figure.update_yaxes(type="log", title="times its seconds")
+    return styled(figure, height=420)
+
+
 def main() -> None:
-    """Measure, and print a table."""
+    """Measure, print a table, draw."""
     torch.set_num_threads(1)
     lm = load()
     found = [
@@ -102,6 +121,11 @@ def main() -> None:
     for of in found:
         sizes, taken = ", ".join(map(str, of.sizes)), ", ".join(f"{value:.2f}" for value in of.seconds)
         print(f"| {of.name} | {sizes} | {taken} | {of.slope:.2f} | {of.theory} |")
+    with TemporaryDirectory() as folder:
+        page = Path(folder) / "page.html"
+        write_page(page, "Growth", "", {"Figures": framed(curves(found), "Growth of cost")})
+        [svg] = draw(page, ["Growth of cost"])
+    (Path(__file__).parents[1] / "docs" / "performance-growth.svg").write_text(svg, encoding="utf-8")
 
 
 if __name__ == "__main__":
