@@ -31,4 +31,4 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
             return f"[{text}]({path.relative_to(ROOT / 'docs')}{anchor})"
         return text
 
-    return re.sub(r"(?<!!)\[([^\]]+)\]\((?!https?:)([^)#]+)(#[^)]*|)\)", link, markdown)
+    return re.sub(r"\[([^\]]+)\]\((?!https?:)([^)#]+)(#[^)]*|)\)", link, markdown)
