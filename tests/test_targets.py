@@ -29,6 +29,19 @@ def prompts_of() -> list[Any]:
     return teacher_prompts(GENERATED, reasoned_rows(4), reasoned_rows(8))
 
 
+def rows_of_passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many rows each call from now on reads; it grows."""
+    seen: list[int] = []
+    passes = ia2.targets.passes
+
+    def counted(lm: LanguageModel, rows: Sequence[Any], *rest: Any) -> Any:
+        seen.append(len(rows))
+        return passes(lm, rows, *rest)
+
+    monkeypatch.setattr("ia2.targets.passes", counted)
+    return seen
+
+
 @pytest.mark.usefixtures("small_shards")
 def test_parts_have_the_values_of_the_whole(lm: LanguageModel, tmp_path: Path) -> None:
     whole = collect(lm, prompts_of(), SELECTION)
@@ -50,14 +63,7 @@ def test_what_is_there_is_not_computed_again(
     paths = sorted(folder.iterdir())
     before = [path.read_bytes() for path in paths]
     paths[1].unlink()
-    seen: list[int] = []
-    passes = ia2.targets.passes
-
-    def counted(lm: LanguageModel, rows: Sequence[Any], *rest: Any) -> Any:
-        seen.append(len(rows))
-        return passes(lm, rows, *rest)
-
-    monkeypatch.setattr("ia2.targets.passes", counted)
+    seen = rows_of_passes(monkeypatch)
     collect(lm, prompts_of(), SELECTION, tmp_path)
     assert seen == [int(paths[2].stem) - int(paths[1].stem)]
     assert [path.read_bytes() for path in paths] == before
@@ -82,14 +88,7 @@ def test_live_ones_are_the_collected_ones_though_an_adapter_trains(lm: LanguageM
 
 
 def test_live_ones_are_computed_each_time_a_row_alone(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[int] = []
-    passes = ia2.targets.passes
-
-    def counted(lm: LanguageModel, rows: Sequence[Any], *rest: Any) -> Any:
-        seen.append(len(rows))
-        return passes(lm, rows, *rest)
-
-    monkeypatch.setattr("ia2.targets.passes", counted)
+    seen = rows_of_passes(monkeypatch)
     found = live(lm, prompts_of(), SELECTION)
     for i in (0, 1, 0):
         for site in SELECTION.sites:
