@@ -32,7 +32,7 @@ def run(quick: bool) -> list[Row]:
 
     found = []
     train = examples("mood", 64)
-    given = prompts("mood", train, Contexts(tuple(train[:16])))
+    given = prompts("mood", train, Contexts(tuple(train)))
     rows = [lm.encoder.encode(prompt) for prompt in given]
     plain = "collect, one-token responses, N=64: beside a row at a time"
     found.append(beside(plain, ours, lambda: plain_collect(lm, rows), 4, repeats, alike))

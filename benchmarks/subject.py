@@ -36,8 +36,7 @@ def task(name: str) -> Task:
 
 def prompts(name: str, rows: Sequence[Example], contexts: Contexts) -> list[Prompt]:
     """Teacher prompts with their responses."""
-    rng = np.random.default_rng(0)
-    return [contexts.prompt(task(name), row, task(name).completion(row.label), rng) for row in rows]
+    return contexts.prompts(task(name), rows, np.random.default_rng(0))
 
 
 @torch.no_grad()

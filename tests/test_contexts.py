@@ -1,12 +1,15 @@
 """What the teacher sees before a query."""
 
 import re
+from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 from conftest import LABELS
+from scipy.stats import chisquare
 
-from ia2.contexts import Contexts, tfidf
+from ia2.contexts import ORDERS, Contexts, Order, tfidf
 from ia2.data import Example
 
 DEMOS = tuple(Example(f"Text:{text}\nLabel:", label) for text, label in (("a b", "0"), ("c d", "1"), ("e f g", "0")))
@@ -28,6 +31,60 @@ def test_orders() -> None:
     assert queries(Contexts(DEMOS, "nearest", 2)) == [DEMOS[1].query, DEMOS[2].query]  # the most similar last
     reverse = Contexts(DEMOS, "nearest", 2, similarity=lambda queries, demos: -tfidf(queries, demos))
     assert queries(reverse)[-1] == DEMOS[0].query
+
+
+ROWS = tuple(Example(f"Text:{i}\nLabel:", "0") for i in range(6))
+
+
+def drawn_together(contexts: Contexts, examples: Sequence[Example], seed: int) -> list[tuple[str, ...]]:
+    prompts = contexts.prompts(LABELS, examples, np.random.default_rng(seed))
+    return [tuple(query for query, _ in prompt.demos) for prompt in prompts]
+
+
+def test_orders_that_are_drawn_together_are_each_as_likely() -> None:
+    counts: Counter[tuple[int, tuple[str, ...]]] = Counter()
+    for seed in range(4800):
+        counts.update(enumerate(drawn_together(Contexts(ROWS[:4]), ROWS[:5], seed)))
+    of_row = [[n for (row, _), n in counts.items() if row == i] for i in range(5)]
+    assert [len(of) for of in of_row] == [6, 6, 6, 6, 24]  # every order of the others; of all, for who is no demo
+    for of in of_row:
+        assert chisquare(of).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 8, 64])
+def test_orders_that_are_drawn_together_begin_alike(n: int) -> None:
+    rows = tuple(Example(str(i), "0") for i in range(n))
+    orders = drawn_together(Contexts(rows), rows, 0)
+    for row, order in zip(rows, orders, strict=True):
+        assert sorted(order) == sorted(other.query for other in rows if other is not row)
+    beginnings = {order[: k + 1] for order in orders for k in range(n - 1)}
+    assert len(beginnings) <= n * np.ceil(np.log2(n))
+
+
+def test_queries_that_are_no_demos_are_spread_over_the_demos() -> None:
+    others = [Example(f"Text:new {i}\nLabel:", "0") for i in range(12)]
+    orders = drawn_together(Contexts(ROWS), others, 0)
+    assert Counter(order[-1] for order in orders) == {row.query: 2 for row in ROWS}
+    assert all(len(set(order)) == len(ROWS) for order in orders)
+
+
+def test_of_fewer_demos_the_last_ones_are_shown() -> None:
+    whole, few = drawn_together(Contexts(ROWS), ROWS, 0), drawn_together(Contexts(ROWS, n_demos=2), ROWS, 0)
+    assert few == [order[-2:] for order in whole]
+
+
+@pytest.mark.parametrize("order", ["fixed", "nearest"])
+def test_other_orders_are_those_of_each_alone(order: Order) -> None:
+    contexts, rng = Contexts(DEMOS, order), np.random.default_rng(0)
+    alone = [contexts.prompt(LABELS, row, row.label, rng) for row in (*DEMOS, QUERY)]
+    assert contexts.prompts(LABELS, (*DEMOS, QUERY), rng) == alone
+
+
+def test_a_row_with_another_response_is_not_shown_its_own_label() -> None:
+    answered = Example(DEMOS[0].query, "1")
+    for contexts in (Contexts(DEMOS, order) for order in ORDERS):
+        assert DEMOS[0].query not in queries(contexts, answered)
+        assert DEMOS[0].query not in drawn_together(contexts, [answered], 0)[0]
 
 
 def test_tfidf_equals_cosines_by_hand() -> None:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import GENERATED, LABELS, example_rows, reasoned_rows
@@ -12,11 +13,16 @@ from ia2.capture import SITES, read
 from ia2.contexts import Contexts
 from ia2.evaluation import Variant, answer, generate
 from ia2.models import LanguageModel
-from ia2.passes import passes, shared_prefix
+from ia2.passes import branch, passes, shared_prefix
 from ia2.prompt import Tokens, build_prompt
 from ia2.task import Task
 
 DEMOS = reasoned_rows(9)[4:]
+
+
+@pytest.fixture(autouse=True)
+def few_tokens_are_worth_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ia2.passes.worth_a_pass", lambda device: 32)
 
 
 def rows_of(lm: LanguageModel, task: Task = GENERATED) -> list[Tokens]:
@@ -47,6 +53,32 @@ def test_what_is_shared_runs_once(lm: LanguageModel) -> None:
     assert ran == [n, len(rows) * (max(len(row.ids) for row in rows) - n)]
 
 
+@torch.no_grad()
+def test_what_some_begin_with_runs_once_for_them(any_lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ia2.passes.worth_a_pass", lambda device: 8)
+    examples = [replace(row, query=f"{i} {row.query}") for i, row in enumerate(reasoned_rows(8))]
+    prompts = Contexts(tuple(examples)).prompts(GENERATED, examples, np.random.default_rng(0))
+    rows = [any_lm.encoder.encode(prompt) for prompt in prompts]
+    tree, seen = branch(any_lm, rows, range(len(rows))), []
+    assert len(tree.below) == 2
+    assert all(half.below for half in tree.below)
+    for chosen, _, values in passes(any_lm, rows, SITES, positions="query"):
+        whole = any_lm.encoder.collate([rows[i] for i in chosen], "query")
+        expected = read(any_lm.base, any_lm.anatomy, whole, SITES)
+        for site in SITES:
+            torch.testing.assert_close(values[site], expected[site], rtol=1e-4, atol=1e-4)
+        seen += chosen
+    assert sorted(seen) == list(range(8))
+
+
+def test_a_pass_that_saves_too_little_is_not_made(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = rows_of(lm)
+    saved = 3 * rows[0].n_context
+    for worth, n in ((saved, rows[0].n_context), (saved + 1, 0)):
+        monkeypatch.setattr("ia2.passes.worth_a_pass", lambda device, worth=worth: worth)
+        assert shared_prefix(lm, rows) == n
+
+
 def test_without_a_common_beginning_nothing_is_shared(lm: LanguageModel) -> None:
     rows = rows_of(lm)
     other = lm.encoder.encode(build_prompt(GENERATED, DEMOS[::-1], DEMOS[0].query, "0"))
@@ -64,7 +96,7 @@ def test_without_a_common_beginning_nothing_is_shared(lm: LanguageModel) -> None
 def test_answers_are_those_of_whole_prompts(any_lm: LanguageModel, task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     icl = Variant("icl", Contexts(tuple(DEMOS), "fixed"))
     shared = answer(any_lm, task, example_rows(4), icl)
-    monkeypatch.setattr("ia2.passes.PREFIX_TOKENS", 10**6)
+    monkeypatch.setattr("ia2.passes.worth_a_pass", lambda device: 10**6)
     for one, whole in zip(shared, answer(any_lm, task, example_rows(4), icl), strict=True):
         assert (one.text, one.n_tokens) == (whole.text, whole.n_tokens)
         assert one.confidence == pytest.approx(whole.confidence, abs=1e-4)

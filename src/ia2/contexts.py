@@ -48,9 +48,8 @@ class Contexts:
 
     def shown(self, example: Example, rng: np.random.Generator) -> list[Example]:
         """The demos of a query, in order."""
-        others = [demo for demo in self.demos if demo is not example]
-        n = self.n_demos if self.n_demos is not None else 0 if example.context else len(others)
-        n = min(n, len(others))
+        others = self._others(self.demos, example)
+        n = self._n(others, example)
         if self.order == "random":
             return [others[i] for i in rng.permutation(len(others))[:n]]
         if self.order == "nearest" and n:
@@ -60,11 +59,52 @@ class Contexts:
 
     def prompt(self, task: Task, example: Example, response: str | None, rng: np.random.Generator) -> Prompt:
         """The teacher's prompt for a query."""
+        return self._prompt(task, example, response, self.shown(example, rng))
+
+    def prompts(self, task: Task, examples: Sequence[Example], rng: np.random.Generator) -> list[Prompt]:
+        """The teacher's prompts for labelled queries.
+
+        For each of them every random order is as likely as any other, but they are drawn together: the demos are
+        shuffled once and halved again and again, and a query that is one of them is shown the other half first, then
+        the other half of its own half, and so on. So n prompts of n - 1 demos begin alike as far as they can, and hold
+        about n * log2(n) different demos, not n * n, to compute (`ia2.passes`). Other queries are spread over the
+        demos, each beside one, which they are shown last.
+        """
+        if self.order != "random" or not self.demos:
+            return [self.prompt(task, example, example.label, rng) for example in examples]
+        shuffled = [self.demos[i] for i in rng.permutation(len(self.demos))]
+        places = {demo.query: i for i, demo in enumerate(shuffled)}
+        found = []
+        for i, example in enumerate(examples):
+            place = places.get(example.query, i * len(shuffled) // len(examples))
+            others = self._others([shuffled[j] for j in _other_halves(len(shuffled), place)], example)
+            n = self._n(others, example)
+            found.append(self._prompt(task, example, example.label, others[len(others) - n :]))
+        return found
+
+    def _others(self, demos: Sequence[Example], example: Example) -> list[Example]:
+        return [demo for demo in demos if demo.query != example.query]
+
+    def _n(self, others: Sequence[Example], example: Example) -> int:
+        n = self.n_demos if self.n_demos is not None else 0 if example.context else len(others)
+        return min(n, len(others))
+
+    def _prompt(self, task: Task, example: Example, response: str | None, demos: Sequence[Example]) -> Prompt:
         text = task.separator.join(part for part in (self.text, example.context) if part)
-        demos, fits = self.shown(example, rng), self.fits
+        fits = self.fits
 
         def without_first(n: int) -> Prompt:
             return build_prompt(task, demos[n:], example.query, response, text)
 
         n = bisect_left(range(len(demos)), True, key=lambda n: fits(without_first(n))) if fits else 0
         return without_first(n)
+
+
+def _other_halves(n: int, place: int) -> list[int]:
+    """Of n places: the half without this one, then the other half of what is left, and so on; itself at the end."""
+    start, end, found = 0, n, list[int]()
+    while end - start > 1:
+        middle = (start + end) // 2
+        found += range(middle, end) if place < middle else range(start, middle)
+        start, end = (start, middle) if place < middle else (middle, end)
+    return [*found, place]

@@ -72,7 +72,8 @@ class Lessons:
         """The teacher's values for each example, with `n_permutations` of its demos."""
         n = self.config.n_permutations
         rng = np.random.default_rng([self.config.seed, SPLITS.index(split), epoch])
-        prompts = [self.contexts.prompt(self.task, e, e.label, rng) for e in examples for _ in range(n)]
+        orders = [self.contexts.prompts(self.task, examples, rng) for _ in range(n)]
+        prompts = [prompt for of_one in zip(*orders, strict=True) for prompt in of_one]
         selection = stage.selection(self.lm.anatomy)
         if self._computes_again(prompts, selection):
             return live(self.lm, prompts, selection)

@@ -1,8 +1,9 @@
-"""Forward passes over many rows: batches of similar length, and what all prompts begin with computed once."""
+"""Forward passes over many rows: batches of similar length, and what rows begin with alike computed once."""
 
 import copy
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,7 +16,6 @@ from ia2.processes import is_shared, most
 from ia2.prompt import Positions, TokenBatch, Tokens
 
 TOKENS_PER_BATCH = 8192
-PREFIX_TOKENS = 32  # a shared beginning shorter than this is not worth a pass of its own
 NO_ROW = Tokens((0,), 0, 0)  # without a response: nothing is read, nothing counts
 
 
@@ -29,47 +29,107 @@ def passes(
 ) -> Iterator[tuple[list[int], TokenBatch, dict[Site, Tensor]]]:
     """Read all rows, in batches of at most `max_tokens` tokens, or of half as many where memory runs out, and so on.
 
-    The values are those of `ia2.read` on each row whole; but where all rows begin with the same tokens, as with the
-    same demos for every query, these run once and the rest of every row attends to their keys and values.
+    The values are those of `ia2.read` on each row whole; but what rows begin with alike, as with the same demos for
+    every query, or with orders of them that differ towards the end, runs once, and the rest of each row attends to its
+    keys and values.
 
     Where processes share the weights, each calls this with rows of its own, or none, and all make as many passes.
 
     Yields:
         Indices of the rows in a batch, the batch (without what is shared), and its values.
     """
-    n = shared_prefix(lm, rows)
-    rest = [replace(row, ids=row.ids[n:]) for row in rows]
-    parts = list(batches(rest, max_tokens, n))
-    n_passes = len(parts) + bool(n)
+    tree = branch(lm, rows, range(len(rows)))
+    n_passes = sum(bool(part.ids) + len(list(batches(part.rows, max_tokens, part.end))) for part in tree.walk())
     n_others = most(n_passes) - n_passes if is_shared(lm.base) else 0
-    cache = prefill(lm, rows[0].ids[:n]) if n else None
 
-    def values(chosen: Sequence[int]) -> tuple[TokenBatch, dict[Site, Tensor]]:
-        batch = lm.encoder.collate([rest[i] for i in chosen], positions).to(lm.device)
-        prefix = repeated(cache, len(chosen)) if cache else None
-        return batch, read(lm.model, lm.anatomy, batch, sites, layers, prefix)
+    def below(part: Branch, before: Cache | None) -> Iterator[tuple[list[int], TokenBatch, dict[Site, Tensor]]]:
+        cache = prefill(lm, part.ids, before) if part.ids else None
 
-    for chosen, (batch, found) in in_halves(parts, values):
-        yield list(chosen), batch, found
+        def values(chosen: Sequence[int]) -> tuple[TokenBatch, dict[Site, Tensor]]:
+            batch = lm.encoder.collate([part.rows[i] for i in chosen], positions).to(lm.device)
+            prefix = repeated(cache, len(chosen)) if cache else None
+            return batch, read(lm.model, lm.anatomy, batch, sites, layers, prefix)
+
+        for chosen, (batch, found) in in_halves(batches(part.rows, max_tokens, part.end), values):
+            yield [part.indices[i] for i in chosen], batch, found
+        for further in part.below:
+            yield from below(further, cache)
+
+    yield from below(tree, None)
     for _ in range(n_others):
         read(lm.model, lm.anatomy, lm.encoder.collate([NO_ROW]).to(lm.device), ())
 
 
-def shared_prefix(lm: LanguageModel, rows: Sequence[Tokens]) -> int:
-    """How many tokens of context all rows begin with; 0 where it would not pay or cannot be cached."""
+@dataclass(frozen=True)
+class Branch:
+    """Rows that begin alike.
+
+    Attributes:
+        ids: what they begin with, behind what they share with others and is computed already.
+        end: where these end.
+        indices, rows: those that go on each for itself, without what they begin with.
+        below: those that go on alike.
+    """
+
+    ids: tuple[int, ...]
+    end: int
+    indices: list[int]
+    rows: list[Tokens]
+    below: list["Branch"]
+
+    def walk(self) -> Iterator["Branch"]:
+        """This branch and all below it."""
+        yield self
+        for part in self.below:
+            yield from part.walk()
+
+
+def branch(lm: LanguageModel, rows: Sequence[Tokens], chosen: Sequence[int], start: int = 0, end: int = 0) -> Branch:
+    """What the chosen rows begin with alike behind `end`, wherever it pays; `start` to `end` is this branch's part."""
+    groups, own, below = [list(chosen)] if chosen else [], list[int](), list[Branch]()
+    while groups:
+        group = groups.pop()
+        n = end + shared_prefix(lm, [rows[i] for i in group], end)
+        if n > end:
+            below.append(branch(lm, rows, group, end, n))
+            continue
+        n = _alike([rows[i] for i in group])
+        by_next: dict[int | None, list[int]] = defaultdict(list)
+        for i in group:
+            by_next[rows[i].ids[n] if n < rows[i].n_context else None].append(i)
+        own += by_next.pop(None, [])
+        groups += by_next.values()
+    ids = rows[chosen[0]].ids[start:end] if chosen else ()
+    return Branch(ids, end, own, [replace(rows[i], ids=rows[i].ids[end:]) for i in own], below)
+
+
+def shared_prefix(lm: LanguageModel, rows: Sequence[Tokens], start: int = 0) -> int:
+    """How many tokens of context all rows have alike behind `start`; 0 where a pass for them does not pay or cannot be.
+
+    That is where their keys and values cannot be kept, or where it saves too few tokens.
+    """
     caches = len(lm.anatomy.attention_layers) == len(lm.anatomy.layers) and not lm.adds_tokens
-    if len(rows) < 2 or not caches:
-        return 0
+    n = _alike(rows) - start
+    return n if caches and (len(rows) - 1) * n >= worth_a_pass(lm.device) else 0
+
+
+def worth_a_pass(device: torch.device) -> int:
+    """How many tokens a pass of its own must save: what takes as long as to begin one, more on a GPU."""
+    return 128 if device.type == "cpu" else 4096
+
+
+def _alike(rows: Sequence[Tokens]) -> int:
+    """How many tokens of context all rows begin with alike: so many as the first and the last of them in order."""
+    ids = [row.ids for row in rows]
+    pairs = enumerate(zip(min(ids), max(ids), strict=False))
     shortest = min(row.n_context for row in rows)
-    columns = zip(*(row.ids[:shortest] for row in rows), strict=True)
-    n = next((t for t, column in enumerate(columns) if len(set(column)) > 1), shortest)
-    return n if n >= PREFIX_TOKENS else 0
+    return min(next((t for t, (a, b) in pairs if a != b), shortest), shortest)
 
 
 @torch.no_grad()
-def prefill(lm: LanguageModel, ids: Sequence[int]) -> Cache:
-    """Keys and values of one text."""
-    cache = DynamicCache(config=lm.base.config)
+def prefill(lm: LanguageModel, ids: Sequence[int], before: Cache | None = None) -> Cache:
+    """Keys and values of one text, and of those before it."""
+    cache = _copied(before) if before else DynamicCache(config=lm.base.config)
     batch = lm.encoder.collate([Tokens(tuple(ids), 0, 0)]).to(lm.device)
     read(lm.model, lm.anatomy, batch, (), prefix=cache)
     return cache
@@ -77,8 +137,15 @@ def prefill(lm: LanguageModel, ids: Sequence[int]) -> Cache:
 
 def repeated(cache: Cache, n: int) -> Cache:
     """A copy for n rows; a pass that uses it adds to it."""
-    copied = copy.deepcopy(cache)
+    copied = _copied(cache)
     copied.batch_repeat_interleave(n)
+    return copied
+
+
+def _copied(cache: Cache) -> Cache:
+    """Keys and values are joined to others, never written over, so that copies can share them."""
+    copied = copy.copy(cache)
+    copied.layers = [copy.copy(layer) for layer in cache.layers]
     return copied
 
 
