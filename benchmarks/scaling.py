@@ -98,9 +98,9 @@ def plans(gpu: Gpu = Gpu()) -> Iterator[Plan]:
 
 
 def needs_of(lm: LanguageModel, n_adapter: int, n: int, shared: bool) -> Needs:
-    """Of the workload."""
+    """Of the workload; no two prompts begin alike."""
     bare = QUERY + RESPONSE
-    teacher = [Tokens((0,) * (DEMOS * bare + bare), RESPONSE, QUERY)] * N_PROMPTS
+    teacher = [Tokens((i, *(0,) * (DEMOS * bare + bare - 1)), RESPONSE, QUERY) for i in range(N_PROMPTS)]
     student = [Tokens((0,) * bare, RESPONSE, QUERY)] * N_PROMPTS
     return estimate(lm, teacher, student, Selection(frozenset({"attn_out"})), n_adapter, BATCH, n, shared)
 

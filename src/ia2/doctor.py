@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from ia2.anatomy import Anatomy
 from ia2.capture import SITES, paths
 from ia2.data import Example, n_dev
 from ia2.errors import IA2Error
-from ia2.estimate import Needs, estimate
+from ia2.estimate import Needs, estimate, forward_flops
 from ia2.evaluation import Variant, gold, label_logps
 from ia2.models import LanguageModel
 from ia2.processes import is_shared, processes
@@ -82,12 +83,13 @@ def examine(run: Run, lm: LanguageModel) -> Report:
         needs = estimate(lm, teacher, student, selection, n_trainable, batch_size, n, shared)
         rows = list(data.dev or data.train)[:N_ROWS]
         for name, of in (("without", None), ("with", contexts)):
+            variant = Variant(name, of, seed=run.config.seed)
             start = time.perf_counter()
-            found_gold = gold(lm, task, rows, Variant(name, of, seed=run.config.seed), sites=frozenset())
+            found_gold = gold(lm, task, rows, variant, sites=frozenset())
             elapsed = time.perf_counter() - start
             scores[name] = float(np.mean(found_gold.nll)), float(np.mean(found_gold.greedy))
-        parameters = sum(p.numel() for p in lm.base.parameters())
-        rate = 2.0 * parameters * sum(len(row.ids) for row in teacher[-len(rows) :]) / elapsed
+        shown = [lm.encoder.encode(variant.prompt(task, example, example.label)) for example in rows]
+        rate = forward_flops(lm, shown) / elapsed
         seconds = needs.collect_flops / rate, needs.step_flops / rate
         if scores["with"][0] >= scores["without"][0]:
             warnings.append("the teacher is no better for its context: aligning to it can hardly help; try more demos")
@@ -106,10 +108,12 @@ def _encoded(run: Run, lm: LanguageModel) -> tuple[list[Tokens], list[Tokens], l
     teacher: list[Tokens] = []
     student: list[Tokens] = []
     errors: list[str] = []
-    for i, example in enumerate((*run.data.train, *run.data.dev), 1):
+    splits = run.data.train, run.data.dev
+    prompts = [prompt for split in splits for prompt in contexts.prompts(run.task(), split, rng)]
+    for i, (example, prompt) in enumerate(zip(chain(*splits), prompts, strict=True), 1):
         try:
             bare = lm.encoder.encode(build_prompt(run.task(), (), example.query, example.label))
-            taught = lm.encoder.encode(contexts.prompt(run.task(), example, example.label, rng))
+            taught = lm.encoder.encode(prompt)
         except IA2Error as error:
             errors.append(f"row {i}: {error}; or leave demos out: --set drop_demos=true")
             continue

@@ -10,7 +10,7 @@ from ia2.capture import Selection, places
 from ia2.errors import IA2Error
 from ia2.jobs import share
 from ia2.models import LanguageModel
-from ia2.passes import TOKENS_PER_BATCH
+from ia2.passes import TOKENS_PER_BATCH, branch
 from ia2.prompt import Tokens
 from ia2.targets import SHARD_BYTES, n_bytes
 
@@ -78,19 +78,25 @@ def estimate(
     targets = sum(n_bytes(lm, row, selection) for row in teacher)
     longest = max((len(row.ids) for row in teacher), default=0)
     in_batch = min(max(TOKENS_PER_BATCH, longest), sum(len(row.ids) for row in teacher))
-    pairs = [len(row.ids) ** 2 for row in teacher]
     steps = sorted(student, key=lambda row: -len(row.ids))[: share(batch_size, n_processes)]
     step_tokens = len(steps[0].ids) * len(steps) if steps else 0
     responses = sum(row.n_response for row in steps)
-    collect_flops = 2.0 * parameters * sum(len(row.ids) for row in teacher) + 4.0 * L * D * sum(pairs)
     return Needs(
         weights=weights,
         targets=targets,
         collecting=weights + in_batch * (3 * D + max(n_inner, 2) * M) * size + min(targets, SHARD_BYTES),
         training=weights + n_trainable * ADAM_BYTES + step_tokens * L * kept * size + 8 * responses * V,
-        collect_flops=collect_flops / n_processes,
+        collect_flops=forward_flops(lm, teacher) / n_processes,
         step_flops=4.0 * parameters * step_tokens,
     )
+
+
+def forward_flops(lm: LanguageModel, rows: Sequence[Tokens]) -> float:
+    """Operations of a forward pass over rows, what they begin with alike counted once."""
+    D, L = int(lm.base.config.get_text_config().hidden_size), len(lm.anatomy.layers)
+    parameters = sum(p.numel() for p in lm.base.parameters())
+    spans = [span for part in branch(lm, rows, range(len(rows))).walk() for span in part.spans]
+    return sum(2.0 * parameters * n + 4.0 * L * D * n * end for n, end in spans)
 
 
 def _feed_forward(lm: LanguageModel, D: int) -> tuple[int, int]:

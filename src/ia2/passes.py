@@ -77,6 +77,11 @@ class Branch:
     rows: list[Tokens]
     below: list["Branch"]
 
+    @property
+    def spans(self) -> list[tuple[int, int]]:
+        """Of each text that is computed for the branch: its tokens, and how many its last one sees, itself included."""
+        return [(len(self.ids), self.end), *((len(row.ids), self.end + len(row.ids)) for row in self.rows)]
+
     def walk(self) -> Iterator["Branch"]:
         """This branch and all below it."""
         yield self
