@@ -61,11 +61,20 @@ def test_orders_that_are_drawn_together_begin_alike(n: int) -> None:
     assert len(beginnings) <= n * np.ceil(np.log2(n))
 
 
-def test_queries_that_are_no_demos_are_spread_over_the_demos() -> None:
-    others = [Example(f"Text:new {i}\nLabel:", "0") for i in range(12)]
+def test_queries_that_are_no_demos_stand_beside_each_of_them_by_turns() -> None:
+    others = [Example(f"Text:new {i}\nLabel:", "0") for i in range(60)]
     orders = drawn_together(Contexts(ROWS), others, 0)
-    assert Counter(order[-1] for order in orders) == {row.query: 2 for row in ROWS}
+    for start in range(0, 60, len(ROWS)):
+        assert {order[-1] for order in orders[start : start + len(ROWS)]} == {row.query for row in ROWS}
     assert all(len(set(order)) == len(ROWS) for order in orders)
+    assert len(set(orders)) > 50
+
+
+def test_a_row_that_comes_twice_has_two_orders() -> None:
+    rows = tuple(Example(str(i), "0") for i in range(16))
+    first, second = drawn_together(Contexts(rows), (rows[3], rows[3]), 0)
+    assert first != second
+    assert sorted(first) == sorted(second)
 
 
 def test_of_fewer_demos_the_last_ones_are_shown() -> None:

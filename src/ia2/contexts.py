@@ -1,6 +1,7 @@
 """What stands before a query for the teacher: demos, and any other text."""
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -67,19 +68,22 @@ class Contexts:
         For each of them every random order is as likely as any other, but they are drawn together: the demos are
         shuffled once and halved again and again, and a query that is one of them is shown the other half first, then
         the other half of its own half, and so on. So n prompts of n - 1 demos begin alike as far as they can, and hold
-        about n * log2(n) different demos, not n * n, to compute (`ia2.passes`). Other queries are spread over the
-        demos, each beside one, which they are shown last.
+        about n * log2(n) demos to compute, not n * n (`ia2.passes`). Other queries stand each beside one of the demos,
+        which they are shown last; where all places are taken, the demos are shuffled again.
         """
         if self.order != "random" or not self.demos:
             return [self.prompt(task, example, example.label, rng) for example in examples]
-        shuffled = [self.demos[i] for i in rng.permutation(len(self.demos))]
-        places = {demo.query: i for i, demo in enumerate(shuffled)}
-        found = []
-        for i, example in enumerate(examples):
-            place = places.get(example.query, i * len(shuffled) // len(examples))
-            others = self._others([shuffled[j] for j in _other_halves(len(shuffled), place)], example)
-            n = self._n(others, example)
-            found.append(self._prompt(task, example, example.label, others[len(others) - n :]))
+        n, own, n_seen = len(self.demos), {demo.query: i for i, demo in enumerate(self.demos)}, Counter[int]()
+        shuffles, found = list[list[int]](), list[Prompt]()
+        for example in examples:
+            i = own.get(example.query, -1)
+            k, place = divmod(n_seen[i], 1 if i >= 0 else n)
+            n_seen[i] += 1
+            if k == len(shuffles):
+                shuffles.append(rng.permutation(n).tolist())
+            order = _other_halves(shuffles[k], shuffles[k].index(i) if i >= 0 else place)
+            others = self._others([self.demos[j] for j in order], example)
+            found.append(self._prompt(task, example, example.label, others[len(others) - self._n(others, example) :]))
         return found
 
     def _others(self, demos: Sequence[Example], example: Example) -> list[Example]:
@@ -100,11 +104,13 @@ class Contexts:
         return without_first(n)
 
 
-def _other_halves(n: int, place: int) -> list[int]:
-    """Of n places: the half without this one, then the other half of what is left, and so on; itself at the end."""
-    start, end, found = 0, n, list[int]()
-    while end - start > 1:
-        middle = (start + end) // 2
-        found += range(middle, end) if place < middle else range(start, middle)
-        start, end = (start, middle) if place < middle else (middle, end)
-    return [*found, place]
+def _other_halves(items: Sequence[int], place: int) -> list[int]:
+    """The half that is without this place, then the other half of what is left, and so on; at last the item there."""
+    found = list[int]()
+    while len(items) > 1:
+        middle = len(items) // 2
+        if place < middle:
+            found, items = [*found, *items[middle:]], items[:middle]
+        else:
+            found, items, place = [*found, *items[:middle]], items[middle:], place - middle
+    return [*found, *items]
