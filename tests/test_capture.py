@@ -104,7 +104,7 @@ def test_hooks_are_removed_also_after_an_error(lm: LanguageModel) -> None:
     batch = lm.encoder.collate(encoded(lm, LABELS, example_rows(2), []))
     read(lm.base, lm.anatomy, batch, ("attn_out", "logits"))
     assert n_hooks() == before
-    bad = lm.encoder.collate([Tokens((0, 10**6), 1, 0)])
+    bad = lm.encoder.collate([Tokens((0, 10**6, 0), 1, 1)])
     with pytest.raises(IndexError):
         read(lm.base, lm.anatomy, bad, ("attn_out",))
     assert n_hooks() == before

@@ -69,6 +69,6 @@ def test_the_targets_of_other_rows_bring_less(
 
     monkeypatch.setattr(lessons, "collect", of_the_next_row)
     wrong = evaluated("tiny", "ia2", tmp_path)["ia2"]
-    # Accuracy is no measure of it: over shifts by 1 to 8 rows it is .48 to .77, as other rows often have the same label.
+    # Accuracy is no measure: over shifts by 1 to 8 rows it is .48 to .77, as other rows often have the same label.
     assert value(wrong, "nll") > value(right, "nll") + 0.1
     assert value(wrong, "similarity") < value(right, "similarity") - 0.05

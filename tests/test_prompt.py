@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from conftest import GENERATED, LABELS, example_rows, reasoned_rows
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -38,9 +37,9 @@ def test_aligned_positions_decode_to_the_response(lm: LanguageModel) -> None:
     tokens = [lm.encoder.encode(build_prompt(GENERATED, rows[:1], row.query, row.label)) for row in rows]
     batch = lm.encoder.collate(tokens)
     for i, row in enumerate(rows):
-        next_ids = batch.input_ids[i, 1:][batch.response_mask[i, :-1]]
-        assert lm.encoder.tokenizer.decode(next_ids) == row.label + "\n\n"
-    assert torch.equal(batch.response_ids, batch.input_ids[:, 1:][batch.response_mask[:, :-1]])
+        places = batch.response_mask[i].nonzero()[:, 0].tolist()
+        assert lm.encoder.tokenizer.decode([tokens[i].ids[t + 1] for t in places]) == row.label + "\n\n"
+    assert batch.response_ids.tolist() == [i for of in tokens for i in of.ids[len(of.ids) - of.n_response :]]
     assert batch.response_mask.sum() == sum(t.n_response for t in tokens)
 
 
@@ -48,8 +47,10 @@ def test_padding_is_on_the_right_and_masked(lm: LanguageModel) -> None:
     rows = [lm.encoder.encode(build_prompt(LABELS, [], row.query, row.label)) for row in example_rows(4)]
     batch = lm.encoder.collate(rows)
     for i, row in enumerate(rows):
-        assert batch.input_ids[i, : len(row.ids)].tolist() == list(row.ids)
-        assert batch.attention_mask[i].tolist() == [1] * len(row.ids) + [0] * (batch.input_ids.shape[1] - len(row.ids))
+        n = len(row.ids) - 1  # nothing is predicted behind the last response token
+        assert batch.input_ids[i, :n].tolist() == list(row.ids[:n])
+        assert batch.attention_mask[i].tolist() == [1] * n + [0] * (batch.input_ids.shape[1] - n)
+    assert batch.input_ids.shape[1] == max(len(row.ids) for row in rows) - 1
 
 
 def test_too_long_a_prompt_names_lengths() -> None:
@@ -150,7 +151,7 @@ def test_a_tokenizer_that_pads_on_the_left_is_not_asked_to() -> None:
     encoder = Encoder(trained("bpe first", "<s> $A"), 10**6)
     rows = [encoder.encode(build_prompt(LABELS, [], row.query, row.label)) for row in example_rows(4)]
     batch = encoder.collate(rows)
-    assert all(batch.attention_mask[i, : len(row.ids)].all() for i, row in enumerate(rows))
+    assert all(batch.attention_mask[i, : row.n_inputs].all() for i, row in enumerate(rows))
     assert batch.input_ids[0, -1] == encoder.pad_id
 
 

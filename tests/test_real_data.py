@@ -62,8 +62,7 @@ def test_real_rows(architecture: str, name: str, tmp_path: Path) -> None:
 
     for row in (*train, *dev, *test):  # aligned positions decode to the response, boundary and all
         tokens = lm.encoder.encode(build_prompt(run.task(), train[:2], row.query, row.label))
-        batch = lm.encoder.collate([tokens])
-        text = lm.encoder.tokenizer.decode(batch.input_ids[0, 1:][batch.response_mask[0, :-1]])
+        text = lm.encoder.tokenizer.decode([tokens.ids[t + 1] for t in tokens.aligned("response")])
         assert text == run.task().completion(row.label)
         assert lm.encoder.tokenizer.decode(tokens.ids).endswith(row.query + text)
 

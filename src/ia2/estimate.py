@@ -76,10 +76,10 @@ def estimate(
         head, layer = lm.base.get_output_embeddings(), lm.base.get_submodule(lm.anatomy.layers[0])
         weights = weights // n_processes + _size(head) + 2 * _size(layer)
     targets = sum(n_bytes(lm, row, selection) for row in teacher)
-    longest = max((len(row.ids) for row in teacher), default=0)
-    in_batch = min(max(TOKENS_PER_BATCH, longest), sum(len(row.ids) for row in teacher))
-    steps = sorted(student, key=lambda row: -len(row.ids))[: share(batch_size, n_processes)]
-    step_tokens = len(steps[0].ids) * len(steps) if steps else 0
+    longest = max((row.n_inputs for row in teacher), default=0)
+    in_batch = min(max(TOKENS_PER_BATCH, longest), sum(row.n_inputs for row in teacher))
+    steps = sorted(student, key=lambda row: -row.n_inputs)[: share(batch_size, n_processes)]
+    step_tokens = steps[0].n_inputs * len(steps) if steps else 0
     responses = sum(row.n_response for row in steps)
     return Needs(
         weights=weights,

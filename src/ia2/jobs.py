@@ -114,7 +114,7 @@ class Job:
     @property
     def tokens_per_step(self) -> int:
         """At most, with padding."""
-        return self.settings.per_device_train_batch_size * max(len(row.ids) for row in self.train.rows)
+        return self.settings.per_device_train_batch_size * max(row.n_inputs for row in self.train.rows)
 
 
 class Epoch(Dataset[list[Item]]):

@@ -80,7 +80,7 @@ class Branch:
     @property
     def spans(self) -> list[tuple[int, int]]:
         """Of each text that is computed for the branch: its tokens, and how many its last one sees, itself included."""
-        return [(len(self.ids), self.end), *((len(row.ids), self.end + len(row.ids)) for row in self.rows)]
+        return [(len(self.ids), self.end), *((row.n_inputs, self.end + row.n_inputs) for row in self.rows)]
 
     def walk(self) -> Iterator["Branch"]:
         """This branch and all below it."""
@@ -160,8 +160,8 @@ def batches(rows: Sequence[Tokens], max_tokens: int = TOKENS_PER_BATCH, n_prefix
     Tokens of a shared prefix take memory, not time: a quarter of each counts.
     """
     chosen: list[int] = []
-    for i in sorted(range(len(rows)), key=lambda i: -len(rows[i].ids)):
-        if chosen and (len(rows[chosen[0]].ids) + n_prefix / 4) * (len(chosen) + 1) > max_tokens:
+    for i in sorted(range(len(rows)), key=lambda i: -rows[i].n_inputs):
+        if chosen and (rows[chosen[0]].n_inputs + n_prefix / 4) * (len(chosen) + 1) > max_tokens:
             yield chosen
             chosen = []
         chosen.append(i)

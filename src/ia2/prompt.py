@@ -74,6 +74,11 @@ class Tokens:
         """Tokens before the query."""
         return len(self.ids) - self.n_response - self.n_query
 
+    @property
+    def n_inputs(self) -> int:
+        """Tokens that a pass has to read: nothing is predicted behind the last one of a response."""
+        return len(self.ids) - (self.n_response > 0)
+
     def aligned(self, positions: Positions) -> range:
         """Where activations are read: at the positions that predict a response token, each one before its token.
 
@@ -93,7 +98,7 @@ class TokenBatch:
     Attributes:
         input_ids: (B, T) int64.
         attention_mask: (B, T) int64, 0 where padded.
-        labels: (B, T) int64, the id where it belongs to a response, else -100, as transformers has them.
+        labels: (B, T) int64, the response token that the position predicts, else -100.
         aligned_mask: (B, T) bool, the positions at which activations are read.
     """
 
@@ -105,7 +110,7 @@ class TokenBatch:
     @property
     def response_mask(self) -> Tensor:
         """(B, T) bool: the P positions that predict a response token, each one before its token."""
-        return torch.nn.functional.pad(self.labels[:, 1:] != IGNORED, (0, 1))
+        return self.labels != IGNORED
 
     @property
     def response_ids(self) -> Tensor:
@@ -214,15 +219,15 @@ class Encoder:
         return Tokens(tuple(ids), len(response), n_query)
 
     def collate(self, rows: Sequence[Tokens], positions: Positions = "response") -> TokenBatch:
-        """Pad on the right: a causal model then computes real positions as if there were no padding."""
-        shape = len(rows), max(len(row.ids) for row in rows)
+        """The tokens that a pass has to read, padded on the right, so that real positions are as without padding."""
+        shape = len(rows), max(row.n_inputs for row in rows)
         input_ids, attention_mask = np.full(shape, self.pad_id), np.zeros(shape, np.int64)
         labels, aligned_mask = np.full(shape, IGNORED), np.zeros(shape, np.bool_)
         for i, row in enumerate(rows):
-            n = len(row.ids)
-            input_ids[i, :n] = row.ids
+            n = row.n_inputs
+            input_ids[i, :n] = row.ids[:n]
             attention_mask[i, :n] = 1
-            labels[i, n - row.n_response : n] = input_ids[i, n - row.n_response : n]
+            labels[i, n - row.n_response : n] = row.ids[len(row.ids) - row.n_response :]
             aligned = row.aligned(positions)
             aligned_mask[i, aligned.start : aligned.stop] = True
         return TokenBatch(*map(torch.from_numpy, (input_ids, attention_mask, labels, aligned_mask)))

@@ -255,10 +255,10 @@ class StageTrainer(CheckpointedTrainer):
     def _collated_dev(self, jobs: Sequence[int]) -> Iterator[dict[str, Any]]:
         """Batches of all development rows, the longest of every job first."""
         sorted_rows = [
-            sorted(rows.items, key=lambda item: -len(item[0].ids)) for g in jobs if (rows := self.jobs[g].dev)
+            sorted(rows.items, key=lambda item: -item[0].n_inputs) for g in jobs if (rows := self.jobs[g].dev)
         ]
         by_rank = zip(*([row for row, _ in rows] for rows in sorted_rows), strict=True)
-        longest = [max(same, key=lambda row: len(row.ids)) for same in by_rank]
+        longest = [max(same, key=lambda row: row.n_inputs) for same in by_rank]
         n, own = self.args.world_size, self.args.process_index
         for chosen in batches(longest, n * TOKENS_PER_BATCH // len(jobs) // self.args.gradient_accumulation_steps):
             parts = [[rows[i] for i in chosen[own::n]] for rows in sorted_rows]
