@@ -28,6 +28,7 @@ BAD_INPUTS: dict[str, list[tuple[str, str]]] = {
         ('ia2 train --model tiny --train rows.jsonl --output out --set eval_steps', '--set eval_steps: expected name=value, e.g. eval_steps=4'),
         ('ia2 train --model tiny --train rows.jsonl --output out --set evalsteps=4', "unknown option 'evalsteps': did you mean 'eval_steps'?"),
         ('ia2 train --model tiny --train rows.jsonl --output out --set eval_steps=two', "option 'eval_steps' is 'two': input should be a valid integer, unable to parse string as an integer"),
+        ('ia2 train --model tiny --train rows.jsonl --output out --set trust_remote_code=true', "trust_remote_code is no option: give the flag --trust-remote-code, or in Python a loaded model"),
         ('ia2 train --model tiny --train rows.jsonl --output out --set eval_steps=[', '--set: not YAML: …'),
         ('ia2 train --model tiny --train rows.jsonl --output out --context nowhere.txt', 'nowhere.txt: no such file or directory; expected a text file'),
         ('ia2 train --model tiny --train rows.jsonl --output out --dev rows.jsonl', "train row 1 and dev row 1 have the same query 'Text:gloomy\\nLabel:': one as a demo would give the other's answer away; remove one"),
@@ -41,6 +42,7 @@ BAD_INPUTS: dict[str, list[tuple[str, str]]] = {
         ('ia2 compare --model tiny --output out --task mood --n 0', "Invalid value for '--n': …"),
         ('ia2 compare --model tiny --output out --task mood --seeds 1.5', "--seeds is '1.5'; expected whole numbers parted by commas, e.g. 0,1,2"),
         ('ia2 sweep nowhere.yaml --output out', "nowhere.yaml: cannot be read as YAML: …"),
+        ('ia2 sweep trusting.yaml --output out', "trust_remote_code is no option: give the flag --trust-remote-code, or in Python a loaded model"),
         ('ia2 sweep grid.yaml --output out', "unknown key in grid.yaml 'tsks': did you mean 'tasks'?"),
         ('ia2 tasks show moood', "unknown task 'moood': did you mean 'mood'?"),
         ('ia2 tasks show ../secret', "'../secret' is no name of a task; expected a path that ends in .yaml, or a name of 'ia2 tasks'"),
@@ -53,6 +55,7 @@ BAD_INPUTS: dict[str, list[tuple[str, str]]] = {
         ('ia2 analyze out --test rows.jsonl', "out: found no run; expected a run of 'ia2 train', or a cell of 'ia2 compare'"),
     ],
     'Options as YAML': [
+        ('trust_remote_code: true', "trust_remote_code is no option: give the flag --trust-remote-code, or in Python a loaded model"),
         ('method: [sft', 'options.yaml: not YAML: …'),
         ('- sft', "options.yaml: found list, expected 'option: value' lines"),
         ('', "options.yaml: found NoneType, expected 'option: value' lines"),

@@ -47,6 +47,7 @@ def template(tmp_path_factory: pytest.TempPathFactory, lm: ia2.LanguageModel) ->
     (folder / "rows.jsonl").write_text("\n".join(lines))
     (folder / "one.jsonl").write_text(lines[0])
     (folder / "grid.yaml").write_text("tsks: [mood]")
+    (folder / "trusting.yaml").write_text("tasks: [mood]\noptions: {trust_remote_code: true}")
     return folder
 
 

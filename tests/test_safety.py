@@ -20,9 +20,11 @@ from test_models import saved
 import ia2
 from ia2.adapters import loaded_adapters
 from ia2.cli import app
-from ia2.config import RunConfig, make_config
+from ia2.config import make_config
 from ia2.data import read_examples
 from ia2.errors import IA2Error
+from ia2.export import export
+from ia2.files import write_jsonl
 from ia2.models import load_model
 from ia2.run import Data, Run
 from ia2.sweep import Point
@@ -75,10 +77,69 @@ def test_code_that_comes_with_a_model_runs_only_where_asked(tmp_path: Path) -> N
     config = json.loads((folder / "config.json").read_text())
     config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}}
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(IA2Error, match="custom code"):
+    with pytest.raises(IA2Error, match=r"custom code.*; the flag is --trust-remote-code"):
         load_model(name, device="cpu")
     assert type(load_model(name, device="cpu", trust_remote_code=True).base).__name__ == "OwnModel"
-    assert RunConfig.model_fields["trust_remote_code"].default is False
+
+
+LOADING = (
+    "train --model tiny --train rows.jsonl --output out",
+    "compare --model tiny --train rows.jsonl --test rows.jsonl --output out",
+    "compare --model tiny --task mood --output out",
+    "sweep grid.yaml --output out",
+    "doctor --model tiny --train rows.jsonl",
+    "predict run rows.jsonl",
+    "evaluate run --test rows.jsonl",
+    "analyze run --test rows.jsonl",
+    "explore run",
+    "merge run --output out",
+    "export run --output out",
+)
+
+
+@pytest.mark.parametrize("trusts", [False, True])
+@pytest.mark.parametrize("command", LOADING)
+def test_every_command_that_loads_a_model_trusts_its_code_by_the_flag_alone(
+    command: str, trusts: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run is an older one, whose `config.yaml` says otherwise."""
+    monkeypatch.chdir(tmp_path)
+    write_jsonl(Path("rows.jsonl"), [{"query": e.query, "response": e.response} for e in example_rows(8)])
+    Path("grid.yaml").write_text("tasks: [mood]")
+    run = Run.create("run", make_config({"model": "tiny"}), Data(example_rows(8)))
+    run._write()
+    for folder in run.adapters.values():
+        folder.mkdir(parents=True)
+    assert "trust" not in Path("run/config.yaml").read_text()
+    with Path("run/config.yaml").open("a") as file:
+        file.write("trust_remote_code: true\n")
+    seen: list[bool] = []
+
+    def from_pretrained(path: str, trust_remote_code: bool) -> None:
+        seen.append(trust_remote_code)
+        raise OSError
+
+    monkeypatch.setattr("ia2.models.AutoConfig.from_pretrained", from_pretrained)
+    flag = ["--trust-remote-code"] if trusts else []
+    with pytest.raises(IA2Error):
+        app([*command.split(), *flag], standalone_mode=False)
+    assert seen
+    assert set(seen) == {trusts}
+
+
+def test_a_merged_model_is_looked_at_with_the_same_trust(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run.create(
+        tmp_path / "run", make_config({"model": "tiny", "method": "sft", "num_train_epochs": 1}), Data(example_rows(4))
+    )
+    run.train()
+    for trusts in (False, True):
+        seen: list[bool] = []
+        monkeypatch.setattr(
+            "ia2.export.load_model",
+            lambda *of, trust_remote_code, seen=seen, **more: seen.append(trust_remote_code) or load_model(*of, **more),
+        )
+        export(Run.open(run.folder, trusts), tmp_path / str(trusts), merged=True)
+        assert seen == [trusts]
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ tasks = typer.Typer(invoke_without_command=True)
 app.add_typer(tasks, name="tasks")
 
 COMPARED = "sft,soft,hidden-sft,ia2-sft,joint,sft-ia2"
+Trusted = Annotated[bool, typer.Option("--trust-remote-code", help="Run the Python code that comes with the model.")]
 TrainFile = Annotated[Path, typer.Option("--train", help="JSON lines of query and response (or prompt, completion).")]
 
 
@@ -74,6 +75,7 @@ def train(
     set_option: Annotated[
         list[str] | None, typer.Option("--set", help="Any other option as name=value, e.g. eval_steps=4.")
     ] = None,
+    trust_remote_code: Trusted = False,
 ) -> None:
     """Train an adapter on your examples: record what the model does with them in its prompt, align, fine-tune."""
     from ia2.data import read_examples, read_text
@@ -101,7 +103,7 @@ def train(
     extra = read_examples(unlabelled, labelled=False) if unlabelled else []
     tests = read_examples(test) if test else []
     split = Data.split(rows, checked.seed, extra) if dev is None else Data(rows, read_examples(dev), extra)
-    run = Run.create(output, checked, split)
+    run = Run.create(output, checked, split, trust_remote_code=trust_remote_code)
     found = run.task().labels
     say("answers are generated text (--labels a,b,... if not)" if found is None else f"labels: {', '.join(found)}")
     run.train()
@@ -130,15 +132,18 @@ def compare(
     set_option: Annotated[
         list[str] | None, typer.Option("--set", help="Any option of `ia2 train` as name=value, e.g. adapter=ia3.")
     ] = None,
+    trust_remote_code: Trusted = False,
 ) -> None:
     """Which of prompting, fine-tuning and IA2 is best on your data, by how much, and is that chance?"""
     from ia2.comparison import compare as run_comparison
     from ia2.comparison import file_cells
     from ia2.config import make_config, read_config
+    from ia2.models import load_model
     from ia2.results import print_verdict
     from ia2.sweep import Grid, cell_of
 
     options = {**(read_config(config) if config else {}), **_assignments(set_option or []), "model": model}
+    checked = make_config(options, preset)
     names, draws = _parted(methods) or (), _whole_numbers("--seeds", seeds)
     if (task is None) == (train is None or not test):
         raise IA2Error("expected either --train and --test, or --task")
@@ -148,9 +153,9 @@ def compare(
         grid = Grid.model_validate({**lists, "ood": ood, "preset": preset, "options": options})
         cells = [cell_of(grid, point, output / "cells" / point.folder) for point in grid.points()]
     else:
-        checked = make_config(options, preset)
         cells = file_cells(checked, draws, output / "cells", train or Path(), dev, test or [], unlabelled)
-    metrics = run_comparison(output, cells, names)
+    lm = load_model(model, **checked.base, trust_remote_code=trust_remote_code)
+    metrics = run_comparison(output, cells, names, lm=lm)
     _show(metrics, output)
     print_verdict(metrics)
 
@@ -162,12 +167,13 @@ def sweep(
     models: Annotated[str | None, typer.Option(help="In place of the grid's, e.g. tiny.")] = None,
     tasks: Annotated[str | None, typer.Option(help="In place of the grid's.")] = None,
     engine: Annotated[str, typer.Option(help="local, or ray for a Ray cluster.")] = "local",
+    trust_remote_code: Trusted = False,
 ) -> None:
     """Run a grid of models, tasks, numbers of examples, seeds and adapters; what is done is not done again."""
     from ia2.sweep import read_grid
     from ia2.sweep import sweep as run_sweep
 
-    given = {"models": _parted(models), "tasks": _parted(tasks)}
+    given = {"models": _parted(models), "tasks": _parted(tasks), "trust_remote_code": trust_remote_code}
     rows = run_sweep(read_grid(grid, {name: of for name, of in given.items() if of}), output, engine)
     typer.echo((output / "results.md").read_text(encoding="utf-8"))
     typer.echo(f"{len(rows)} rows: {output / 'results.csv'}")
@@ -186,6 +192,7 @@ def doctor(
     set_option: Annotated[
         list[str] | None, typer.Option("--set", help="Any other option of `ia2 train` as name=value.")
     ] = None,
+    trust_remote_code: Trusted = False,
 ) -> None:
     """Look at model, rows and adapter before training: a real prompt, what is found, what it needs, what is wrong."""
     from ia2.data import read_examples
@@ -197,7 +204,7 @@ def doctor(
     rows = read_examples(train)
     data = Data.split(rows, checked.seed) if dev is None else Data(rows, read_examples(dev))
     with TemporaryDirectory() as folder:
-        run = Run.create(Path(folder) / "run", checked, data)
+        run = Run.create(Path(folder) / "run", checked, data, trust_remote_code=trust_remote_code)
         report = examine(run, run.load_model())
     for line in lines(report):
         typer.echo(line)
@@ -222,12 +229,13 @@ def _checked(
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     test: Annotated[Path, typer.Option(help="JSON lines of query and response.")],
+    trust_remote_code: Trusted = False,
 ) -> None:
     """Compare zero-shot, ICL with the training examples, and the trained adapters on test rows."""
     from ia2.data import read_examples
     from ia2.run import Run
 
-    _show(Run.open(run).evaluate(read_examples(test)), run)
+    _show(Run.open(run, trust_remote_code).evaluate(read_examples(test)), run)
 
 
 @app.command()
@@ -242,6 +250,7 @@ def analyze(
     text: Annotated[
         str | None, typer.Option(help="Running text, likewise: a .txt, rows with a column 'text', or world.")
     ] = None,
+    trust_remote_code: Trusted = False,
 ) -> None:
     """See why methods differ: activations, heads and neurons, weights, what patches do, whether demos still count."""
     from ia2.analysis import analyze as run_analysis
@@ -256,7 +265,7 @@ def analyze(
     elif test is None:
         raise IA2Error(f"{run}: holds no results.csv of a sweep; for a run or a cell give test rows with --test FILE")
     else:
-        print_analysis(run_analysis(run, read_examples(test), output, layers, other or [], text))
+        print_analysis(run_analysis(run, read_examples(test), output, layers, other or [], text, trust_remote_code))
     typer.echo(f"analysis: {(output or run) / 'analysis.html'}")
 
 
@@ -277,11 +286,12 @@ def explore(
     run: Annotated[Path, typer.Argument(help="A run folder, or a cell of `ia2 compare`, which has more methods.")],
     host: Annotated[str, typer.Option(help="Where to listen; others than this reach it from elsewhere.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="The port.")] = 7860,
+    trust_remote_code: Trusted = False,
 ) -> None:
     """Try it on a local page: one query, every method side by side, with demos to change. Needs `ia2[explore]`."""
     from ia2.explore import serving
 
-    with serving(run, host, port) as address:
+    with serving(run, host, port, trust_remote_code) as address:
         typer.echo(f"{address} (Ctrl-C ends it)")
         Event().wait()
 
@@ -290,13 +300,14 @@ def explore(
 def merge(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     output: Annotated[Path, typer.Option(help="A new folder for the merged model.")],
+    trust_remote_code: Trusted = False,
 ) -> None:
     """Merge the trained adapter into its base, in float32, and say how far the two are apart."""
     from ia2.merging import merge as merge_adapter
     from ia2.prompt import build_prompt
     from ia2.run import Run
 
-    opened = Run.open(run)
+    opened = Run.open(run, trust_remote_code)
     adapter = opened.trained()[opened.config.result]
     rows = [build_prompt(opened.task(), (), e.query, e.label) for e in (*opened.data.train, *opened.data.dev)]
     report = merge_adapter(opened.load_model(), adapter, output, rows)
@@ -312,12 +323,13 @@ def export(
     output: Annotated[Path, typer.Option(help="A new folder for what is exported.")],
     adapter: Annotated[str | None, typer.Option(help="Of which stage.  [default: the last]")] = None,
     merged: Annotated[bool, typer.Option("--merged", help="A plain model, with the adapter merged into it.")] = False,
+    trust_remote_code: Trusted = False,
 ) -> None:
     """Write a PEFT folder or a plain model with a model card, and check that it answers as the run does."""
     from ia2.export import export as export_adapter
     from ia2.run import Run
 
-    report = export_adapter(Run.open(run), output, adapter, merged)
+    report = export_adapter(Run.open(run, trust_remote_code), output, adapter, merged)
     typer.echo(
         f"exported: {output}; probabilities are at most {report.max_difference:.2g} from the run's, "
         f"over {report.n_rows} rows"
@@ -328,12 +340,13 @@ def export(
 def predict(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     queries: Annotated[Path | None, typer.Argument(help="JSON lines with a query; else standard input.")] = None,
+    trust_remote_code: Trusted = False,
 ) -> None:
     """Answer queries with the trained adapter: JSON lines in, JSON lines out."""
     from ia2.data import parse_examples, read_examples
     from ia2.run import Run
 
-    opened = Run.open(run)
+    opened = Run.open(run, trust_remote_code)
     rows = read_examples(queries, labelled=False) if queries else parse_examples(sys.stdin.read(), "stdin", False)
     texts = [row.query for row in rows]
     for query, answer in zip(texts, opened.predict(texts), strict=True):

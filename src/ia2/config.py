@@ -109,7 +109,7 @@ class RunConfig(BaseModel):
         report_to: trackers, as `TrainingArguments` names them; TensorBoard's files go to `logs` in the run folder.
         snapshots: the adapter of every so many updates is kept too, to be analysed (0: none).
         separator, max_new_tokens, parser, metric, length_normalised: how answers look and score: see `ia2.Task`.
-        chat, dtype, quantization, attn_implementation, trust_remote_code: of the base model, see `ia2.load_model`.
+        chat, dtype, quantization, attn_implementation: of the base model, see `ia2.load_model`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -166,7 +166,6 @@ class RunConfig(BaseModel):
     dtype: Annotated[str | None, _one_of("dtype", DTYPES)] = None
     quantization: Annotated[str | None, _one_of("quantization", QUANTIZATIONS)] = None
     attn_implementation: str | None = None
-    trust_remote_code: bool = False
 
     def stages(self) -> dict[str, Stage]:
         """Stages by the name of the adapter that each yields."""
@@ -184,7 +183,7 @@ class RunConfig(BaseModel):
     @property
     def base(self) -> dict[str, Any]:
         """How the base model is loaded, for `ia2.load_model`."""
-        names = ("chat", "dtype", "quantization", "attn_implementation", "trust_remote_code")
+        names = ("chat", "dtype", "quantization", "attn_implementation")
         return {name: getattr(self, name) for name in names}
 
     def settings(self, name: str, n_rows: int) -> list[TrainingSettings]:
@@ -231,6 +230,8 @@ def make_config(values: dict[str, Any], preset: str = "default") -> RunConfig:
         IA2Error: an unknown name or a wrong value; says which, and the nearest known name.
     """
     values = {**PRESETS[choose("preset", preset, PRESETS)], **values}
+    if "trust_remote_code" in values:  # a file of options, or a run from elsewhere, must not say so
+        raise IA2Error("trust_remote_code is no option: give the flag --trust-remote-code, or in Python a loaded model")
     for name in values:
         choose("option", name, RunConfig.model_fields)
     try:

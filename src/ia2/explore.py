@@ -125,14 +125,14 @@ def _meter(share: float) -> str:
 
 
 @contextmanager
-def serving(folder: Path, host: str = "127.0.0.1", port: int = 7860) -> Iterator[str]:
+def serving(folder: Path, host: str = "127.0.0.1", port: int = 7860, trust_remote_code: bool = False) -> Iterator[str]:
     """Within the block, the page of a run or of a cell is at the address that it yields.
 
     Raises:
         IA2Error: there is no Gradio, no such run, or the port is taken.
     """
     gradio = _gradio()
-    subject = Subject.open(folder)
+    subject = Subject.open(folder, trust_remote_code)
     lm = subject.run.load_model()
     with loaded_adapters(lm, subject.adapters):
         explorer = Explorer(subject, lm)

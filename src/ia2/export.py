@@ -77,7 +77,7 @@ def export(run: Run, output: Path, adapter: str | None = None, merged: bool = Fa
         if merged:
             rows = [*run.data.train, *run.data.dev]
             merge(lm, folders[name], aside, [build_prompt(run.task(), (), e.query, e.label) for e in rows])
-            lm = load_model(str(aside), chat=run.config.chat, trust_remote_code=run.config.trust_remote_code)
+            lm = load_model(str(aside), chat=run.config.chat, trust_remote_code=run.trust_remote_code)
         else:
             shutil.copytree(folders[name], aside)
             tokenizer.save_pretrained(aside)

@@ -135,8 +135,9 @@ def load_model(
         raise IA2Error(f"the model '{name}' needs a package that is not installed: {_line(error)}") from error
     except (OSError, ValueError, SafetensorError, StrictDataclassError) as error:
         known = ", ".join(world.MODELS)
+        flag = "; the flag is --trust-remote-code" if "trust_remote_code" in str(error) else ""
         raise IA2Error(
-            f"cannot load the model '{name}' ({known}, a folder or a hub id was expected): {_line(error)}"
+            f"cannot load the model '{name}' ({known}, a folder or a hub id was expected): {_line(error)}{flag}"
         ) from error
     base, loading = loaded
     if missing := sorted(loading["missing_keys"]):

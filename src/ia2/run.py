@@ -78,9 +78,16 @@ class Run:
     config: RunConfig
     data: Data
     targets: Path | None = None  # where what the teacher does is kept; in the folder, if None
+    trust_remote_code: bool = False  # of the base model; never kept in the folder
 
     @staticmethod
-    def create(folder: str | Path, config: RunConfig, data: Data, targets: Path | None = None) -> "Run":
+    def create(
+        folder: str | Path,
+        config: RunConfig,
+        data: Data,
+        targets: Path | None = None,
+        trust_remote_code: bool = False,
+    ) -> "Run":
         """A run to train in `folder`, or to continue there; nothing is written before `train`.
 
         Args:
@@ -88,12 +95,13 @@ class Run:
             config: of the run.
             data: its rows.
             targets: where what the teacher does is kept, to be shared by runs on the same rows.
+            trust_remote_code: see `ia2.load_model`.
 
         Raises:
             IA2Error: the folder holds something else, or a run of another configuration or of other rows.
         """
         folder = Path(folder)
-        run = Run(folder, config, data, targets)
+        run = Run(folder, config, data, targets, trust_remote_code)
         if (folder / "config.yaml").is_file():
             run._check_same(Run.open(folder))
         elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -127,12 +135,14 @@ class Run:
                     raise IA2Error(f"the response {example.label!r} is not among the labels {', '.join(labels)}")
 
     @staticmethod
-    def open(folder: str | Path) -> "Run":
+    def open(folder: str | Path, trust_remote_code: bool = False) -> "Run":
         """Read the configuration and the rows of a run folder."""
         folder = Path(folder)
         if not (folder / "config.yaml").is_file() or not (folder / "examples.jsonl").is_file():
             raise IA2Error(f"{folder}: not a run (no config.yaml and examples.jsonl); expected what 'ia2 train' wrote")
-        config = make_config(read_config(folder / "config.yaml"))
+        values = read_config(folder / "config.yaml")
+        values.pop("trust_remote_code", None)  # older runs have it
+        config = make_config(values)
         rows: dict[str, list[Example]] = {"train": [], "dev": [], "unlabelled": []}
         path = folder / "examples.jsonl"
         for i, row in enumerate(read_jsonl(path, folder), 1):
@@ -140,7 +150,7 @@ class Run:
                 rows[row.pop("split")].append(Example(**row))
             except (AttributeError, KeyError, TypeError):
                 raise damaged(path, f"line {i} is no example", folder) from None
-        return Run(folder, config, Data(**rows))
+        return Run(folder, config, Data(**rows), trust_remote_code=trust_remote_code)
 
     def _write(self) -> None:
         with written_aside(self.folder) as aside:
@@ -234,7 +244,7 @@ class Run:
 
     def load_model(self) -> LanguageModel:
         """The base model, as configured."""
-        return load_model(self.config.model, **self.config.base)
+        return load_model(self.config.model, **self.config.base, trust_remote_code=self.trust_remote_code)
 
     def _look_at_memory(
         self, lm: LanguageModel, teacher: Sequence[Tokens], student: Sequence[Tokens], n_trainable: int

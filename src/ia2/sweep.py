@@ -47,6 +47,7 @@ class Grid(BaseModel):
         cells_at_once: cells that one worker trains side by side, as far as they can be (`ia2.bank`).
         ood: whether adapters are also tested on a task's out-of-distribution partners.
         preset, options: of every run; of a cell with fewer examples than `n_demos`, all are demos.
+        trust_remote_code: see `ia2.load_model`; in no file.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -63,6 +64,7 @@ class Grid(BaseModel):
     ood: bool = False
     preset: str = "default"
     options: dict[str, Any] = {}
+    trust_remote_code: bool = Field(False, exclude=True)
 
     def asked(self, task: str) -> dict[str, Any]:
         """What decides the results of a task's cells, beside which cells they are: options, and files of rows."""
@@ -113,7 +115,7 @@ def read_grid(path: Path, given: dict[str, Any] | None = None) -> Grid:
     if not isinstance(values, dict):
         raise IA2Error(f"{path}: found {type(values).__name__}, expected 'key: value' lines such as 'tasks: [sst2]'")
     for name in values:
-        choose(f"key in {path.name}", name, Grid.model_fields)
+        choose(f"key in {path.name}", name, Grid.model_fields.keys() - {"trust_remote_code"})
     try:
         grid = Grid(**{**values, **(given or {})})
     except ValidationError as error:
@@ -297,7 +299,7 @@ def _train_together(grid: Grid, points: Sequence[Point], folder: Path) -> None:
 
 def _loaded(grid: Grid, point: Point) -> LanguageModel:
     config = _config(grid, point)
-    return _load(config.model, **config.base)
+    return _load(config.model, **config.base, trust_remote_code=grid.trust_remote_code)
 
 
 _load = lru_cache(maxsize=1)(load_model)  # once a worker

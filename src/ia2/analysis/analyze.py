@@ -38,6 +38,7 @@ def analyze(
     layers: bool = False,
     other: Sequence[str] = (),
     text: str | None = None,
+    trust_remote_code: bool = False,
 ) -> dict[str, Any]:
     """Analyse a run, or all runs of a cell: analysis.json and analysis.html.
 
@@ -48,13 +49,14 @@ def analyze(
         layers: whether to train `ia2` at several choices of layers too, in `layers/` of the output.
         other: tasks or files of rows of other tasks, to see what is forgotten; see `read_other`.
         text: running text, for the same; see `read_texts`.
+        trust_remote_code: see `ia2.load_model`.
 
     Returns:
         What analysis.json holds: `distances`, `weights`, `units`, `shared_units`, `patching`, `context`, `forgetting`,
         `text`, `along` (where the run kept snapshots) and `layers`, as the functions of this package return them; and
         `skipped`, what could not be done, with the reason.
     """
-    subject = Subject.open(folder)
+    subject = Subject.open(folder, trust_remote_code)
     output, task = output or Path(folder), subject.run.task()
     others, texts = {name: read_other(name, task) for name in other}, read_texts(text) if text else []
     lm = subject.load_model()

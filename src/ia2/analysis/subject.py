@@ -25,7 +25,7 @@ class Subject:
     snapshots: dict[str, dict[int, Path]]
 
     @staticmethod
-    def open(folder: str | Path) -> "Subject":
+    def open(folder: str | Path, trust_remote_code: bool = False) -> "Subject":
         """Of a run folder, or of a cell of `ia2 compare`: a folder of runs, one a method.
 
         Raises:
@@ -33,9 +33,10 @@ class Subject:
         """
         folder = Path(folder)
         if (folder / "config.yaml").is_file():
-            run = Run.open(folder)
+            run = Run.open(folder, trust_remote_code)
             return Subject(run, *_trained({"": run}))
-        runs = {path.parent.name: Run.open(path.parent) for path in sorted(folder.glob("*/config.yaml"))}
+        found = sorted(path.parent for path in folder.glob("*/config.yaml"))
+        runs = {path.name: Run.open(path, trust_remote_code) for path in found}
         if not runs:
             cell = next((path.parents[1] for path in sorted(folder.glob("cells/*/*/config.yaml"))), None)
             hint = f"one of its cells, such as {cell}" if cell else "a run of 'ia2 train', or a cell of 'ia2 compare'"
