@@ -4,6 +4,7 @@ import itertools
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -112,6 +113,23 @@ def test_predictions_of_a_label_task(lm: LanguageModel) -> None:
     assert found[6].n_tokens == icl_ids > 2 * found[0].n_tokens
 
 
+def test_labels_of_one_token_are_read_in_one_pass(lm: LanguageModel) -> None:
+    variants, n_passes = [Variant("zero-shot"), ICL], 0
+
+    def count(*_: Any) -> None:
+        nonlocal n_passes
+        n_passes += 1
+
+    expected = [answer(lm, LABELS, ROWS, variant) for variant in variants]
+    hook = lm.base.register_forward_hook(count)
+    found = evaluate(lm, LABELS, ROWS, variants, ICL)
+    hook.remove()
+    assert n_passes == 2
+    for p, of in zip(found, [*expected[0], *expected[1]], strict=True):
+        assert (p.answer, p.n_tokens) == (of.text, of.n_tokens)
+        assert p.p_labels == pytest.approx(of.p_labels, rel=1e-5)
+
+
 def test_similarity_is_to_icl_on_the_same_gold_tokens(lm: LanguageModel) -> None:
     task = replace(GENERATED, max_new_tokens=2)
     rows = reasoned_rows(3)
@@ -132,7 +150,9 @@ def test_similarity_is_to_icl_on_the_same_gold_tokens(lm: LanguageModel) -> None
 
 
 def test_ties_count_as_wrong(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ia2.evaluation.label_logps", lambda lm, labels, prompts, *_: torch.zeros(len(prompts), 2))
+    weight = lm.base.lm_head.weight.detach().clone()
+    weight[lm.encoder.piece("1")] = weight[lm.encoder.piece("0")]
+    monkeypatch.setattr(lm.base.lm_head, "weight", torch.nn.Parameter(weight))
     found = evaluate(lm, LABELS, ROWS, [Variant("zero-shot")], ICL)
     assert not any(p.correct or p.answer for p in found)
     assert all(p.confidence == pytest.approx(0.5) for p in found)

@@ -1,5 +1,6 @@
 """What each way of using a model answers, how sure it is, what it costs, and how alike its activations are to ICL's."""
 
+import math
 import time
 import warnings
 from collections.abc import Iterable, Sequence
@@ -68,7 +69,7 @@ class Prediction:
         brier: squared error of the probabilities, summed over labels; for generated text, of the confidence.
         similarity: per layer, cosine similarity of the attention output to ICL's on the same gold tokens.
         n_tokens: tokens of the prompt without the answer.
-        seconds: wall time for scoring this query, its share of the batch.
+        seconds: wall time for answering this query, its share of the batch.
     """
 
     variant: str
@@ -112,23 +113,28 @@ def evaluate(
         size = CHUNK[bool(task.labels)]
         for start in range(0, len(examples), size):
             chunk = examples[start : start + size]
-            teacher = gold(lm, task, chunk, reference).acts
+            teacher = gold(lm, task, chunk, reference)
             for variant in variants:
-                found[variant.name] += _predict_chunk(lm, task, chunk, variant, teacher)
+                forced = teacher if variant == reference else gold(lm, task, chunk, variant)
+                found[variant.name] += _predictions(lm, task, chunk, variant, forced, teacher.acts)
                 advance(len(chunk), variant.name)
     return [prediction for rows in found.values() for prediction in rows]
 
 
-def _predict_chunk(
-    lm: LanguageModel, task: Task, chunk: Sequence[Example], variant: Variant, teacher: list[Tensor]
+def _predictions(
+    lm: LanguageModel,
+    task: Task,
+    chunk: Sequence[Example],
+    variant: Variant,
+    forced: "Gold",
+    teacher: Sequence[Tensor],
 ) -> list[Prediction]:
-    forced = gold(lm, task, chunk, variant)
     similarity = [
         F.cosine_similarity(a.float(), b.float(), dim=-1).mean(0) for a, b in zip(forced.acts, teacher, strict=True)
     ]
     start = time.perf_counter()
-    answers = answer(lm, task, chunk, variant)
-    seconds = (time.perf_counter() - start) / len(chunk)
+    answers = forced.answers or answer(lm, task, chunk, variant)
+    seconds = (forced.seconds if forced.answers else time.perf_counter() - start) / len(chunk)
     predictions = []
     for i, (example, given) in enumerate(zip(chunk, answers, strict=True)):
         score = task.score(given.text, example.label)
@@ -163,11 +169,16 @@ def _predict_chunk(
 
 @dataclass(frozen=True)
 class Gold:
-    """Gold responses, teacher-forced: attention outputs (R, L, D), mean NLL a token, whether greedy would say it."""
+    """Gold responses, teacher-forced: attention outputs (R, L, D), mean NLL a token, whether greedy would say it.
+
+    Where each label is one token, their probabilities are at hand, and with them `answers`; elsewhere there are none.
+    """
 
     acts: list[Tensor]
     nll: list[float]
     greedy: list[bool]
+    answers: list["Answer"]
+    seconds: float
 
 
 @torch.no_grad()
@@ -179,9 +190,13 @@ def gold(
     sites: frozenset[Site] = ATTENTION,
 ) -> Gold:
     """Read a variant on the gold responses; `acts` stay empty without `attn_out` among the sites."""
+    start = time.perf_counter()
+    labels = task.labels or ()
+    label_ids = _of_one_token(lm, labels)
     rows = _encode(lm, [variant.prompt(task, e, e.label) for e in examples])
     acts: list[Tensor] = [torch.empty(0)] * len(rows)
     nll, greedy = [0.0] * len(rows), [False] * len(rows)
+    logp_NC = torch.empty(len(rows), len(labels))
     with using(lm, variant.adapter):
         for chosen, batch, values in passes(lm, rows, sites | {"logits"}):
             sizes = [rows[i].n_response for i in chosen]
@@ -194,7 +209,10 @@ def gold(
             if "attn_out" in values:
                 for i, acts_RLD in zip(chosen, values["attn_out"].split(sizes), strict=True):
                     acts[i] = acts_RLD
-    return Gold(acts, nll, greedy)
+            if label_ids:
+                logp_NC[chosen] = logp_PV[:, label_ids].cpu()
+    answers = _label_answers(labels, logp_NC, [len(row.ids) - row.n_response for row in rows]) if label_ids else []
+    return Gold(acts, nll, greedy, answers, time.perf_counter() - start)
 
 
 @dataclass(frozen=True)
@@ -210,7 +228,7 @@ class Answer:
     @property
     def p_labels(self) -> dict[str, float] | None:
         """Probability of each label; None where the answer was generated."""
-        return {label: float(np.exp(logp)) for label, logp in self.logp_labels.items()} or None
+        return {label: math.exp(logp) for label, logp in self.logp_labels.items()} or None
 
 
 @torch.no_grad()
@@ -219,7 +237,8 @@ def answer(lm: LanguageModel, task: Task, examples: Sequence[Example], variant: 
     prompts = [variant.prompt(task, example) for example in examples]
     with using(lm, variant.adapter):
         if task.labels:
-            return _label_answers(lm, task.labels, prompts, task.length_normalised)
+            logp_NC = label_logps(lm, task.labels, prompts, task.length_normalised)
+            return _label_answers(task.labels, logp_NC, [len(row.ids) for row in _encode(lm, prompts)])
         return _generated_answers(lm, task, prompts)
 
 
@@ -245,19 +264,21 @@ def sampled_answers(
         return [texts[i : i + n] for i in range(0, len(texts), n)]
 
 
-def _label_answers(
-    lm: LanguageModel, labels: tuple[str, ...], prompts: Sequence[Prompt], length_normalised: bool
-) -> list[Answer]:
-    logp_NC = label_logps(lm, labels, prompts, length_normalised).log_softmax(-1).double().cpu().numpy()
+def _label_answers(labels: Sequence[str], logp_NC: Tensor, n_tokens: Sequence[int]) -> list[Answer]:
     answers = []
-    for prompt, logp_C in zip(prompts, logp_NC, strict=True):
-        best = logp_C.max()
+    for logp_C, n in zip(logp_NC.log_softmax(-1).double().tolist(), n_tokens, strict=True):
+        best = max(logp_C)
         winners = [label for label, logp in zip(labels, logp_C, strict=True) if logp == best]
+        p = math.exp(best)
         text = winners[0] if len(winners) == 1 else ""
-        n_tokens = len(lm.encoder.encode(prompt).ids)
-        p = float(np.exp(best))
-        answers.append(Answer(text, p, p, n_tokens, dict(zip(labels, logp_C.tolist(), strict=True))))
+        answers.append(Answer(text, p, p, n, dict(zip(labels, logp_C, strict=True))))
     return answers
+
+
+def _of_one_token(lm: LanguageModel, labels: Sequence[str]) -> list[int]:
+    """The ids of labels that are one token each; none where one of them is not."""
+    ids = lm.encoder.label_ids(labels)
+    return [of[0] for of in ids] if all(len(of) == 1 for of in ids) else []
 
 
 def label_logps(
@@ -270,7 +291,7 @@ def label_logps(
     """
     ids = lm.encoder.label_ids(labels)
     nested = any(a is not b and b[: len(a)] == a for a in ids for b in ids)
-    single = all(len(i) == 1 for i in ids)
+    single = _of_one_token(lm, labels)
     scored = [labels[0]] if single else labels
     texts = [(p, label + p.separator if nested else label) for p in prompts for label in scored]
     rows = _encode(lm, [replace(p, response=text) for p, text in texts])
@@ -278,7 +299,7 @@ def label_logps(
     for chosen, batch, values in passes(lm, rows, {"logits"}):
         logp_PV, ids_P = values["logits"].float().log_softmax(-1), batch.response_ids
         if single:
-            logp[chosen] = logp_PV[:, [i[0] for i in ids]].cpu()
+            logp[chosen] = logp_PV[:, single].cpu()
         else:
             logp_P = logp_PV.gather(1, ids_P[:, None])[:, 0]
             sizes = [rows[i].n_response for i in chosen]
