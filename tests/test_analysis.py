@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import LABELS, example_rows, random_model, reasoned_rows
+from test_browser import anybody_can_read, needs_chromium
 
 from ia2 import world
 from ia2.adapters import loaded_adapters
@@ -48,6 +49,16 @@ def cell(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+@pytest.fixture(scope="module")
+def analysed(cell: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of its analysis, with tasks and texts of others."""
+    folder = tmp_path_factory.mktemp("analysed")
+    texts = folder / "texts.txt"
+    texts.write_text("\n\n".join(row.query for row in mood("test", 16)), "utf-8")
+    analyze(cell, mood("test", 24), folder, other=["time-choice"], text=str(texts))
+    return folder
+
+
 def nll_of_second_half(cell: Path, name: str, rows: list[Example]) -> float:
     subject = Subject.open(cell)
     lm, variant, half = subject.load_model(), Variant(name, adapter=name), halves(len(rows))[1]
@@ -56,9 +67,8 @@ def nll_of_second_half(cell: Path, name: str, rows: list[Example]) -> float:
     return sum(predictions[i].nll for i in half) / len(half)
 
 
-def test_all_adapters_of_a_cell_are_analysed_together(cell: Path, tmp_path: Path) -> None:
-    found = analyze(cell, mood("test", 24), tmp_path)
-    assert read_json(tmp_path / "analysis.json") == json.loads(json.dumps(found))
+def test_all_adapters_of_a_cell_are_analysed_together(cell: Path, analysed: Path, tmp_path: Path) -> None:
+    found = read_json(analysed / "analysis.json")
     assert found["skipped"] == {}
     assert list(found["distances"]) == ["attn_out", "head_out", "mlp_out", "neurons", "hidden"]
     for of in found["distances"].values():
@@ -92,7 +102,7 @@ def test_all_adapters_of_a_cell_are_analysed_together(cell: Path, tmp_path: Path
     assert list(found["context"]["methods"]) == ["icl", *NAMES, *(f"{name}+demos" for name in NAMES)]
     for interval in (found["distances"]["hidden"]["icl"]["sft"]["cka"][1], curves["neurons"][1]["nll"]):
         assert interval["low"] <= interval["value"] <= interval["high"]
-    page = (tmp_path / "analysis.html").read_text("utf-8")
+    page = (analysed / "analysis.html").read_text("utf-8")
     headings = re.findall("<h2>(.*?)</h2>", page)
     assert headings == [
         "Distance to ICL",
@@ -101,6 +111,7 @@ def test_all_adapters_of_a_cell_are_analysed_together(cell: Path, tmp_path: Path
         "What ICL's heads and neurons do in another method",
         "Updates of the weights",
         "Does it still read its context?",
+        "What is forgotten",
         "How to read this page",
     ]
     drawn = [json.loads(text) for text in re.findall(r'<script type="application/json">(.*?)</script>', page)]
@@ -124,6 +135,7 @@ def test_a_run_is_analysed_and_what_cannot_be_is_said(
     Run.create(tmp_path / "run", config, Data(rows[:4])).train()
     monkeypatch.setattr("ia2.analysis.layers.layer_choices", lambda n_layers: ["all", "last:1"])
     found = analyze(tmp_path / "run", rows[4:], layers=True, other=["time-choice"])
+    assert read_json(tmp_path / "run" / "analysis.json") == json.loads(json.dumps(found))
     assert list(found["forgetting"]["time-choice"]["demos"]["methods"]) == ["before", "ia2"]
     assert list(found["layers"]["layers"]) == ["all", "last:1"]
     assert list(found["skipped"]) == ["neurons", "weights"]
@@ -148,6 +160,11 @@ def test_a_run_is_analysed_and_what_cannot_be_is_said(
         },
     )
     assert HOSTILE not in (tmp_path / "hostile.html").read_text("utf-8")
+
+
+@needs_chromium
+def test_anybody_can_read_its_page(analysed: Path) -> None:
+    anybody_can_read(analysed / "analysis.html")
 
 
 def test_what_is_no_run_is_refused(cell: Path, tmp_path: Path) -> None:

@@ -100,10 +100,12 @@ def test_a_generated_answer_has_its_confidence(explorer: Explorer) -> None:
 def test_the_table_has_probabilities_and_cost_and_its_text_stays_text() -> None:
     hostile = "<script>alert(1)</script>"
     given = Answer(hostile, 0.75, 0.75, 12, {hostile: -0.2876820724, "b": -1.3862943611})
-    html = answers_table([Shown("sft", given, 0.0042, [1.0])])
+    html = answers_table([Shown("sft", given, 0.0042, [1.0, 0.5])])
     assert "<script" not in html
     assert html.count("&lt;script&gt;") == 2
-    assert all(text in html for text in ('0.750 <meter value="0.750"', "0.250", "<td>12</td><td>4.2</td>", "SFT"))
+    assert all(
+        text in html for text in ('0.750 <meter value="0.750"', "0.250", "<td>12</td><td>4.2</td><td>0.750</td>", "SFT")
+    )
 
 
 def test_demos_are_json_lines_and_queries_are_those_evaluated(explorer: Explorer, cell: Path) -> None:
@@ -135,6 +137,8 @@ def test_the_page_answers_in_a_browser_and_asks_nobody_else(cell: Path, monkeypa
     with serving(cell, port=port) as address, chromium() as browser:
         reader = Reader(browser, address, viewport={"width": 380, "height": 800})
         page = reader.page
+        page.get_by_role("button", name="Answer").wait_for()
+        assert reader.violations() == []
         button, query = page.get_by_role("button", name="Answer"), page.get_by_label("Query", exact=True)
         row = page.get_by_role("row").filter(has=page.get_by_role("rowheader", name="ICL", exact=True))
         assert query.input_value() == "Text:glad cow\nLabel:"
@@ -154,6 +158,7 @@ def test_the_page_answers_in_a_browser_and_asks_nobody_else(cell: Path, monkeypa
             "text => ![...document.querySelectorAll('tr')].some(of => of.innerText == text)", arg=before
         )
         page.locator(".js-plotly-plot").wait_for()
+        assert reader.violations() == []
         page.get_by_label("Demos").fill("{oops")
         button.click()
         page.get_by_text("demos:1: not JSON").first.wait_for()

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch.nn.functional as F
@@ -24,15 +25,18 @@ from ia2.files import read_jsonl
 from ia2.models import LanguageModel
 from ia2.report.figures import heat_map
 from ia2.report.frame import dotted, table
-from ia2.report.numbers import MILLISECONDS
+from ia2.report.numbers import MILLISECONDS, SCORE
 
 N_QUERIES = 100  # to pick from
 BOTH_THEMES = "#7b8087"  # a grey that is read on white and on black
-CSS = """.dot { display: inline-block; width: .7em; height: .7em; margin-right: .5em; border: .16em solid;
-border-radius: 50%; background: currentColor; } .dot.ring { background: none; }
+CSS = """input[role=combobox] { color: var(--body-text-color) !important; }
+.dot { display: inline-block; width: .7em; height: .7em; margin-right: .5em; border: .16em solid; border-radius: 50%;
+background: currentColor; } .dot.ring { background: none; }
 .scroll { overflow-x: auto; } .scroll table { width: 100%; font-variant-numeric: tabular-nums; }
-.scroll :is(table, th, td, caption) { text-align: left; border: none; padding: .35rem .6rem .35rem 0; }
-.scroll tr { border-bottom: 1px solid var(--border-color-primary); } meter { width: 4rem; }
+.scroll :is(table, thead, tbody, tr, th, td) { text-align: left; border: none; padding: .35rem .6rem .35rem 0; }
+.scroll tr { border-bottom: 1px solid var(--border-color-primary); } .scroll th { white-space: nowrap; }
+.scroll caption { text-align: left; padding-bottom: .5rem; } meter { width: 4rem; }
+.scroll caption span { display: block; max-width: calc(100vw - 5.5rem); position: sticky; left: 0; }
 meter::-webkit-meter-bar { background: var(--border-color-primary); }
 meter::-webkit-meter-optimum-value { background: currentColor; } meter::-moz-meter-bar { background: currentColor; }"""
 
@@ -112,11 +116,14 @@ def answers_table(found: Sequence[Shown]) -> str:
     rows = []
     for of in found:
         shares = list((of.answer.p_labels or {"": of.answer.confidence}).values())
-        cost = [str(of.answer.n_tokens), MILLISECONDS.number(of.seconds)]
+        cost = [str(of.answer.n_tokens), MILLISECONDS.number(of.seconds), SCORE.number(fmean(of.similarity))]
         answered = f"<b>{escape(of.answer.text) or '(none)'}</b>"
         rows.append([dotted(of.method), answered, *map(_meter, shares), *cost])
-    titles = ["Method", "Answer", *(map(escape, labels) if labels else ["Confidence"]), "Tokens", "ms"]
-    caption = "Each method's answer, the probability of each label, the length of its prompt, and the time it took."
+    titles = ["Method", "Answer", *(map(escape, labels) if labels else ["Confidence"]), "Tokens", "ms", "Similarity"]
+    caption = (
+        "Each method's answer, the probability of each label, tokens of its prompt, time, and similarity to ICL, mean "
+        "over layers."
+    )
     return table(caption, titles, rows)
 
 
@@ -137,7 +144,12 @@ def serving(folder: Path, host: str = "127.0.0.1", port: int = 7860, trust_remot
     with loaded_adapters(lm, subject.adapters):
         explorer = Explorer(subject, lm)
         blocks = _page(gradio, explorer, explorer.queries(folder))
-        theme = gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # none to be fetched
+        fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}  # none to be fetched
+        button = {
+            "button_primary_background_fill": "*primary_600",
+            "button_primary_background_fill_hover": "*primary_700",
+        }
+        theme = gradio.themes.Default(primary_hue="blue", **fonts).set(**button)
         local = {"share": False, "ssr_mode": False, "mcp_server": False, "footer_links": []}
         look = {"theme": theme, "css": CSS, "quiet": True, "prevent_thread_lock": True}
         try:
@@ -167,7 +179,9 @@ def _page(gradio: Any, explorer: Explorer, queries: Sequence[str]) -> Any:
         except IA2Error as error:
             raise gradio.Error(str(error)) from None
         figure = heat_map({of.method: of.similarity for of in found if of.method != "icl"})
-        return answers_table(found), figure.update_layout(font={"color": BOTH_THEMES})
+        return answers_table(found), gradio.update(
+            value=figure.update_layout(font={"color": BOTH_THEMES}), visible=True
+        )
 
     run = explorer.subject.run
     setting = f"Model {run.config.model} · {len(run.data.train)} training examples"
@@ -181,8 +195,8 @@ def _page(gradio: Any, explorer: Explorer, queries: Sequence[str]) -> Any:
             demos = gradio.Textbox(explorer.demos, lines=6, max_lines=12, label="Demos that ICL sees, as JSON lines")
         button = gradio.Button("Answer", variant="primary")
         answers = gradio.HTML(label="Answers")
-        gradio.HTML("<p>Cosine similarity of the attention outputs to ICL's, by layer, where ICL's answer is read:</p>")
-        similarity = gradio.Plot(label="Similarity to ICL", show_label=False)
+        gradio.HTML("<p>Cosine similarity of the attention outputs to ICL's by layer, where ICL's answer is read:</p>")
+        similarity = gradio.Plot(label="Similarity to ICL", show_label=False, visible=False)
         picked.input(lambda text: text, picked, query)
         button.click(show, [query, demos], [answers, similarity])
     return blocks

@@ -73,7 +73,8 @@ def _contexts(cells: Sequence[dict[str, Any]]) -> str:
     for cell in shown:
         where = f" of {escape(_name(cell))}" if "task" in cell else ""
         text = _clipped(cell["context"], CONTEXT_LENGTH)
-        found += f"<details><summary>What ICL sees before the first query{where}</summary><pre>{text}</pre></details>"
+        title = f"What ICL sees before the first query{where}"
+        found += f'<details><summary>{title}</summary><pre tabindex="0">{text}</pre></details>'
     return found
 
 

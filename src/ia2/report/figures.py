@@ -251,9 +251,9 @@ def styled(figure: go.Figure, height: int) -> go.Figure:
     """Without a template (it is 7 kB) and without colours of text and lines: the page's own script sets these."""
     clear = "rgba(0,0,0,0)"
     figure.update_layout(template="none", height=height, paper_bgcolor=clear, plot_bgcolor=clear, dragmode=False)
-    figure.update_layout(margin={"l": 8, "r": 14, "t": 8, "b": 8}, hovermode="closest", font={"size": 13})
+    figure.update_layout(margin={"l": 8, "r": 20, "t": 8, "b": 8}, hovermode="closest", font={"size": 13})
     figure.update_layout(showlegend=False)
-    figure.update_xaxes(automargin=True, zeroline=False)
+    figure.update_xaxes(automargin="height", zeroline=False)  # with the width, where ticks are would move in turn
     figure.update_yaxes(automargin=True, zeroline=False)
     return figure
 

@@ -68,7 +68,7 @@ def record(folder: Path, n_test: int | None = None) -> str:
     rows |= {"Test rows": str(n_test)} if n_test else {}
     options = {name: _values([of.get(name) for of in configs]) for name in configs[0]}
     return (
-        f"<p>The command that repeats it:</p><pre>{escape(chr(10).join(commands))}</pre>"
+        f'<p>The command that repeats it:</p><pre tabindex="0">{escape(chr(10).join(commands))}</pre>'
         f"{_listed('Rows, of each run.', {**rows, 'Seeds': options['seed']})}"
         f"<details><summary>Environment</summary>{_listed('Of the first run.', _flat(found[0]))}</details>"
         f"<details><summary>All options</summary>{_listed(f'Of the runs, {len(runs)} in all.', options)}</details>"

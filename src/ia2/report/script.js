@@ -51,7 +51,7 @@ const points = ({data, layout}) => data.filter(trace => trace.hoverinfo !== "ski
 });
 const tableOf = plot => {
   const {data, layout} = JSON.parse(plot.nextElementSibling.textContent);
-  const titles = ["", "across", "up", "value"].map(textContent => element("th", {scope: "col", textContent}));
+  const titles = ["line", "across", "up", "value"].map(textContent => element("th", {scope: "col", textContent}));
   const rows = points({data, layout: {...layout, xaxis: layout.xaxis ?? {}, yaxis: layout.yaxis ?? {}}});
   const lines = rows.map(row => element("tr", {}, ...row.map(textContent => element("td", {textContent}))));
   const caption = element("caption", {textContent: plot.getAttribute("aria-label")});
