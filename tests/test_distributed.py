@@ -1,10 +1,13 @@
 """A run on two processes, each with all weights or with its share of them (FSDP), ends as that of one process."""
 
 import json
+import math
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +16,10 @@ import torch
 from accelerate import PartialState
 from conftest import random_model, reasoned_rows
 from safetensors.torch import load_file
+from transformers import TrainerState
 
 import ia2.targets
+from ia2 import checkpoints
 from ia2.adapters import new_adapter
 from ia2.capture import Selection
 from ia2.cli import main
@@ -26,6 +31,7 @@ from ia2.processes import processes
 from ia2.prompt import Tokens
 from ia2.run import Run
 from ia2.targets import Targets
+from ia2.training import Steps
 from ia2.world.tokenizer import build_tokenizer
 
 SIZES = {"train": 7, "dev": 3, "test": 3, "unlabelled": 5}
@@ -38,6 +44,7 @@ OPTIONS = {
     "per_device_train_batch_size": 3,  # an odd number, of 7 and 12 rows
     "gradient_accumulation_steps": 2,
 }
+DROPOUT = "--set=adapter_options={lora_dropout: 0.3}"  # for which the random state of each process counts
 
 
 def prepare(folder: Path) -> None:
@@ -52,15 +59,42 @@ def prepare(folder: Path) -> None:
         rows = rows[n:]
 
 
-def train(folder: Path, name: str) -> None:
+def train(folder: Path, name: str, *more: str) -> None:
     """By the command line."""
     files = [f"--{split}={folder / split}.jsonl" for split in SIZES]
-    sys.argv = ["ia2", "train", f"--config={folder / 'options.yaml'}", f"--output={folder / name}", *files]
+    sys.argv = ["ia2", "train", f"--config={folder / 'options.yaml'}", f"--output={folder / name}", *files, *more]
     main()
 
 
+def train_interrupted(folder: Path, name: str) -> list[int]:
+    """The same again and again until it ends, interrupted at some updates: those that it went on from."""
+    begin, resumed, updates = Steps.on_step_begin, list[int](), count(1)
+
+    def on_step_begin(steps: Steps, *args: Any, **kwargs: Any) -> None:
+        if next(updates) in (2, 5, 11):
+            raise KeyboardInterrupt
+        begin(steps, *args, **kwargs)
+
+    def on_train_begin(steps: Steps, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        resumed.append(state.global_step)
+
+    with pytest.MonkeyPatch.context() as patches:
+        patches.setattr(Steps, "on_step_begin", on_step_begin)
+        patches.setattr(Steps, "on_train_begin", on_train_begin)
+        patches.setattr(checkpoints, "CHECKPOINT_SECONDS", 0.0 if os.environ["RANK"] == "0" else math.inf)
+        ended = False
+        while not ended:
+            with suppress(SystemExit):
+                train(folder, name, DROPOUT)
+                ended = True
+    return resumed
+
+
 def program(folder: Path) -> None:
-    """What each of two processes does: both runs, with a note of what it computed and of the weights that it had."""
+    """What each of two processes does: both runs, with a note of what it computed and of the weights that it had.
+
+    And two more with dropout, one of which is interrupted.
+    """
     collect, load = ia2.targets._collect, Run.load_model
     collected: list[int] = []
     held: list[int] = []
@@ -79,7 +113,9 @@ def program(folder: Path) -> None:
         os.environ["ACCELERATE_USE_FSDP"] = str(kind == "shared").lower()
         collected.clear()
         train(folder, kind)
-        note = {"collected": collected, "held": sum(held)}
+        note = {"collected": collected[:], "held": sum(held)}
+        train(folder, f"{kind} dropout", DROPOUT)
+        note["resumed"] = train_interrupted(folder, f"{kind} again")
         (folder / f"{kind}{os.environ['RANK']}.json").write_text(json.dumps(note))
 
 
@@ -104,9 +140,14 @@ def test_two_processes_end_as_one_does(tmp_path: Path, monkeypatch: pytest.Monke
         check_answers(one, two)
         assert files(two, "*").keys() == files(one, "*").keys()  # nothing is left over
         assert notes[0]["held"] == notes[1]["held"]
+        assert notes[0]["resumed"] == notes[1]["resumed"]
+        assert max(notes[0]["resumed"]) > 2
+        dropout, again = tmp_path / f"{kind} dropout", tmp_path / f"{kind} again"
+        assert files(again, "*.safetensors") == files(dropout, "*.safetensors")
+        assert files(again, "*").keys() == files(two, "*").keys()
     assert 2 * read_json(tmp_path / "shared0.json")["held"] == read_json(tmp_path / "whole0.json")["held"]
-    assert done.stderr.count("teacher: ") == done.stdout.count("adapter: ") == 2  # the main process alone speaks
-    assert done.stdout.count("report: ") == 2
+    assert done.stderr.count("teacher: ") == done.stdout.count("adapter: ") == 6  # the main process alone speaks
+    assert done.stdout.count("report: ") == 6
 
 
 def check_targets(one: Path, two: Path, collected: list[list[int]]) -> None:

@@ -17,6 +17,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from ia2.bank import Bank, Weights
 from ia2.files import damaged, read_json, sha256, written_aside
 from ia2.jobs import Record, TrainingResult
+from ia2.processes import of_each, of_main
 
 CHECKPOINT_SECONDS = 120.0
 TENSORS, STATE = "state.safetensors", "state.json"
@@ -26,7 +27,8 @@ class CheckpointedTrainer(Trainer):
     """A Trainer of a bank whose checkpoints hold all that decides how it goes on, as safetensors and JSON.
 
     That is, beside the Trainer's own state: the weights of every job, Adam's moments, what is known of every job and
-    which still run, and the random states; the order of rows follows from seed and epoch.
+    which still run, and the random states of every process; the order of rows follows from seed and epoch. Of several
+    processes the main one writes, and all read.
     """
 
     optimizer: torch.optim.Optimizer
@@ -52,7 +54,8 @@ class CheckpointedTrainer(Trainer):
                 "sha256": {name: sha256(aside / name) for name in (TENSORS, TRAINER_STATE_NAME)},
             }
             (aside / STATE).write_text(json.dumps(state))
-        rotate_checkpoints(str(folder), self.args.save_total_limit)
+        if self.is_world_process_zero():
+            rotate_checkpoints(str(folder), self.args.save_total_limit)
 
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
         for g, record in enumerate(self.records):
@@ -62,8 +65,9 @@ class CheckpointedTrainer(Trainer):
                 yield from _named(f"snapshots/{g}/{step}/", weights)
         for i, moments in self.optimizer.state_dict()["state"].items():
             yield from _named(f"optimizer/{i}/", moments)
-        for name, module in self._random().items():
-            yield f"random/{name}", module.get_rng_state()
+        states = {name: module.get_rng_state() for name, module in self._random().items()}
+        for process, own in enumerate(of_each(states)):
+            yield from _named(f"random/{process}/", own)
 
     def _random(self) -> dict[str, Any]:
         kind = self.args.device.type
@@ -96,20 +100,20 @@ class CheckpointedTrainer(Trainer):
             group["lr"] = rate
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        states = _part(Path(str(checkpoint)) / TENSORS, "random/")
+        states = _part(Path(str(checkpoint)) / TENSORS, f"random/{self.args.process_index}/")
         for name, module in self._random().items():
             module.set_rng_state(states[name])
 
 
 class EverySoOften(TrainerCallback):
-    """Asks for a checkpoint where the last one, or the beginning, is `CHECKPOINT_SECONDS` ago."""
+    """Asks for a checkpoint where the last one, or the beginning, is `CHECKPOINT_SECONDS` ago on the main process."""
 
     def __init__(self) -> None:
         self.last = time.monotonic()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Ask."""
-        control.should_save |= time.monotonic() - self.last >= CHECKPOINT_SECONDS
+        control.should_save |= of_main(time.monotonic() - self.last >= CHECKPOINT_SECONDS)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """It is there."""

@@ -144,6 +144,15 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def remove_together(path: Path) -> None:
+    """Remove a folder, if there is one: of several processes, which all come here, the main one does."""
+    group = processes()
+    group.wait_for_everyone()
+    if group.is_main_process:
+        shutil.rmtree(path, ignore_errors=True)
+    group.wait_for_everyone()
+
+
 def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path)

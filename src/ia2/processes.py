@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from accelerate import PartialState  # type: ignore[import-untyped]
-from accelerate.utils import gather_object, parse_flag_from_env  # type: ignore[import-untyped]
+from accelerate.utils import broadcast_object_list, gather_object, parse_flag_from_env  # type: ignore[import-untyped]
 
 from ia2.errors import IA2Error
 
@@ -49,6 +49,17 @@ def shared_out(rows: Sequence[Row], work: Callable[[Sequence[Row]], Sequence[Res
         return list(gather_object(list(work(share))))
 
 
+def of_each(value: Result) -> list[Result]:
+    """Every process's value, on all of them."""
+    return list(gather_object([value]))
+
+
+def of_main(value: Result) -> Result:
+    """The main process's value, on all of them."""
+    [value] = broadcast_object_list([value])
+    return value
+
+
 def most(n: int) -> int:
     """The largest of the processes' numbers."""
-    return int(max(gather_object([n])))
+    return max(of_each(n))

@@ -10,7 +10,6 @@ predictions.jsonl  metrics.json  report.html    evaluation
 import hashlib
 import json
 import platform
-import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -35,7 +34,17 @@ from ia2.data import Example, hold_out
 from ia2.errors import IA2Error
 from ia2.estimate import estimate
 from ia2.evaluation import Answer, Variant, answer, evaluate
-from ia2.files import damaged, locked, read_json, read_jsonl, write_json, write_jsonl, write_text, written_aside
+from ia2.files import (
+    damaged,
+    locked,
+    read_json,
+    read_jsonl,
+    remove_together,
+    write_json,
+    write_jsonl,
+    write_text,
+    written_aside,
+)
 from ia2.jobs import Job, TrainingResult, TrainingSettings, best_of
 from ia2.lessons import SPLITS, Lessons
 from ia2.memory import free
@@ -455,14 +464,14 @@ def _train_together(lm: LanguageModel, runs: Sequence[Run], number: int, lessons
 
 
 def _key(shares: Sequence[Share]) -> str:
-    """Of all that determines a training."""
+    """Of all that determines a training, and of the number of processes, each of which has a random state."""
     what = [(share.name, share.run.config.model_dump(mode="json"), list(share.run._rows())) for share in shares]
-    return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps([processes().num_processes, what]).encode()).hexdigest()[:32]
 
 
 def _tidy(run: Run) -> None:
     """Remove checkpoints, when what they were for is there."""
-    shutil.rmtree(run.folder / CHECKPOINTS, ignore_errors=True)
+    remove_together(run.folder / CHECKPOINTS)
 
 
 def environment() -> dict[str, Any]:

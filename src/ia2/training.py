@@ -4,7 +4,6 @@ Several jobs that differ in learning rate, seed or rows are trained side by side
 """
 
 import math
-import shutil
 import tempfile
 import time
 from collections.abc import Collection, Iterator, Sequence
@@ -26,6 +25,7 @@ from ia2.bank import Bank, restore, trainable_copy
 from ia2.capture import Site, read
 from ia2.checkpoints import CheckpointedTrainer, EverySoOften, load_results, save_results
 from ia2.errors import IA2Error
+from ia2.files import remove_together
 from ia2.jobs import (
     Epoch,
     Item,
@@ -43,7 +43,7 @@ from ia2.memory import ran_out, tidy
 from ia2.methods import Stage
 from ia2.models import LanguageModel
 from ia2.passes import TOKENS_PER_BATCH, batches
-from ia2.processes import processes
+from ia2.processes import of_main
 from ia2.progress import Advance, say, step
 from ia2.prompt import IGNORED, TokenBatch
 
@@ -367,7 +367,7 @@ def train_jobs(
             results = _fitting(lm, stage, [jobs[i] for i in part], name, folder / str(part[0]) if folder else None)
         if kept:
             save_results(kept, results)
-            shutil.rmtree(kept.with_suffix(""), ignore_errors=True)
+            remove_together(kept.with_suffix(""))
         found |= dict(zip(part, results, strict=True))
     return [found[i] for i in range(len(jobs))]
 
@@ -393,13 +393,12 @@ def _train(
     n_epoch = -(-len(jobs[0].train) // (settings.per_device_train_batch_size * settings.gradient_accumulation_steps))
     bank = Bank(lm.model, [job.start for job in jobs])
     with tempfile.TemporaryDirectory() as temporary, step(name, n_epoch * settings.num_train_epochs) as advance:
-        keeps = folder is not None and processes().num_processes == 1
-        args = arguments(settings, folder if folder and keeps else Path(temporary), jobs[0].dev is not None)
+        args = arguments(settings, folder or Path(temporary), jobs[0].dev is not None)
         trainer = StageTrainer(lm, stage, jobs, bank, args)
         trainer.add_callback(Steps(trainer, advance))
-        if keeps:
+        if folder and not trainer.is_deepspeed_enabled:
             trainer.add_callback(EverySoOften())
-        if last := get_last_checkpoint(args.output_dir):
+        if last := of_main(trainer.is_world_process_zero() and get_last_checkpoint(args.output_dir)):
             say(f"{name}: goes on from {Path(last).name}")
         with bank.attached(), without_walks(lm.model):
             with suppress(NotFinite):  # every job says why it stopped
