@@ -31,6 +31,7 @@ from ia2.processes import processes
 from ia2.prompt import Tokens
 from ia2.run import Run
 from ia2.targets import Targets
+from ia2.trainer import IA2Config, IA2Trainer
 from ia2.training import Steps
 from ia2.world.tokenizer import build_tokenizer
 
@@ -66,6 +67,18 @@ def train(folder: Path, name: str, *more: str) -> None:
     main()
 
 
+def train_in_python(folder: Path, name: str) -> None:
+    """One stage, by `IA2Trainer`; its log and its weights."""
+    options = {name: of for name, of in OPTIONS.items() if name in ("labels", "max_new_tokens", "layers")}
+    own: dict[str, Any] = {"num_train_epochs": 3, "learning_rate": 1e-2, "disable_tqdm": True, "options": options}
+    args = IA2Config(str(folder / name), per_device_train_batch_size=4 // processes().num_processes, **own)
+    rows, dev = (read_jsonl(folder / f"{split}.jsonl") for split in ("train", "dev"))
+    trainer = IA2Trainer(str(folder / "model"), args, rows, dev)
+    trainer.train()
+    trainer.save_model(str(folder / name / "saved"))
+    write_json(folder / name / "log.json", trainer.records[0].log)
+
+
 def train_interrupted(folder: Path, name: str) -> list[int]:
     """The same again and again until it ends, interrupted at some updates: those that it went on from."""
     begin, resumed, updates = Steps.on_step_begin, list[int](), count(1)
@@ -93,7 +106,7 @@ def train_interrupted(folder: Path, name: str) -> list[int]:
 def program(folder: Path) -> None:
     """What each of two processes does: both runs, with a note of what it computed and of the weights that it had.
 
-    And two more with dropout, one of which is interrupted.
+    Two more with dropout, one of which is interrupted, and a training in Python.
     """
     collect, load = ia2.targets._collect, Run.load_model
     collected: list[int] = []
@@ -114,6 +127,7 @@ def program(folder: Path) -> None:
         collected.clear()
         train(folder, kind)
         note = {"collected": collected[:], "held": sum(held)}
+        train_in_python(folder, f"{kind} python")
         train(folder, f"{kind} dropout", DROPOUT)
         note["resumed"] = train_interrupted(folder, f"{kind} again")
         (folder / f"{kind}{os.environ['RANK']}.json").write_text(json.dumps(note))
@@ -132,12 +146,14 @@ def test_two_processes_end_as_one_does(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("sys.argv", [])
     train(tmp_path, "one")
     one = tmp_path / "one"
+    train_in_python(tmp_path, "one python")
     for kind in ("whole", "shared"):
         two = tmp_path / kind
         notes = [read_json(tmp_path / f"{kind}{rank}.json") for rank in "01"]
         check_targets(one, two, [note["collected"] for note in notes])
         check_trainings(one, two)
         check_answers(one, two)
+        check_trainings_in_python(tmp_path / "one python", tmp_path / f"{kind} python")
         assert files(two, "*").keys() == files(one, "*").keys()  # nothing is left over
         assert notes[0]["held"] == notes[1]["held"]
         assert notes[0]["resumed"] == notes[1]["resumed"]
@@ -168,12 +184,30 @@ def check_trainings(one: Path, two: Path) -> None:
             for path in (own, other)
         )
         assert len(log) > 8
-        for a, b in zip(log, again, strict=True):
-            assert b == pytest.approx(a, rel=1e-4)
-        weights, others = (load_file(path / "adapter_model.safetensors") for path in (own, other))
-        assert weights.keys() == others.keys()
-        for name, weight in weights.items():
-            torch.testing.assert_close(others[name], weight, rtol=1e-3, atol=1e-5)
+        check_log(log, again)
+        check_weights(own, other)
+
+
+def check_log(log: list[dict[str, float]], again: list[dict[str, float]]) -> None:
+    for a, b in zip(log, again, strict=True):
+        assert b == pytest.approx(a, rel=1e-4)
+
+
+def check_weights(own: Path, other: Path) -> None:
+    weights, others = (load_file(path / "adapter_model.safetensors") for path in (own, other))
+    assert weights.keys() == others.keys()
+    for name, weight in weights.items():
+        torch.testing.assert_close(others[name], weight, rtol=1e-3, atol=1e-5)
+
+
+def check_trainings_in_python(one: Path, two: Path) -> None:
+    """As those of the command line; the same files."""
+    log, again = (read_json(folder / "log.json") for folder in (one, two))
+    assert len(log) > 8
+    check_log(log, again)
+    check_weights(one / "saved", two / "saved")
+    assert files(two, "*").keys() == files(one, "*").keys()
+    assert files(two, "_run/targets/*") == files(one, "_run/targets/*")
 
 
 def check_answers(one: Path, two: Path) -> None:

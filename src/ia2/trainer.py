@@ -123,7 +123,7 @@ class IA2Trainer(StageTrainer):
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """As ever, but for the arguments: they would be a pickle."""
         super()._save(output_dir, state_dict)
-        Path(output_dir or str(self.args.output_dir), "training_args.bin").unlink()
+        Path(output_dir or str(self.args.output_dir), "training_args.bin").unlink(missing_ok=True)  # the main process has it
 
 
 def _examples(rows: Iterable[Mapping[str, Any]], name: str) -> list[Example]:
