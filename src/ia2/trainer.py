@@ -121,9 +121,9 @@ class IA2Trainer(StageTrainer):
         return result
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """As ever, but for the arguments: they would be a pickle."""
+        """As ever, but for the arguments, which the main process writes: they would be a pickle."""
         super()._save(output_dir, state_dict)
-        Path(output_dir or str(self.args.output_dir), "training_args.bin").unlink(missing_ok=True)  # the main process has it
+        Path(output_dir or str(self.args.output_dir), "training_args.bin").unlink(missing_ok=True)
 
 
 def _examples(rows: Iterable[Mapping[str, Any]], name: str) -> list[Example]:
