@@ -11,7 +11,7 @@ import torch
 from benchmarks.harness import table, write
 from ia2.progress import say
 
-MODULES = ("startup", "collecting", "evaluating", "training", "memory")
+MODULES = ("startup", "collecting", "evaluating", "training", "large", "memory")
 
 
 def main() -> None:

@@ -59,15 +59,29 @@ class Plan:
 @cache
 def shape(name: str) -> LanguageModel:
     """A model of the shape, without weights; where its sites are is found on one that is as deep, and narrow."""
-    kind, vocabulary, width, ffn, layers, heads, head, tied = MODELS[name]
+    kind, _, _, _, layers, _, _, tied = MODELS[name]
     narrow = wrap_model(_model(kind, 512, 32, 32, layers, 8, 4, tied), build_tokenizer())
     with torch.device("meta"):
-        base = _model(kind, vocabulary, width, ffn, layers, heads, head, tied)
+        base = _model(*MODELS[name])
     return LanguageModel(base, narrow.encoder, replace(narrow.anatomy, base=base))
 
 
+def with_weights(name: str, device: str, dtype: torch.dtype) -> LanguageModel:
+    """A model of the shape, with random weights."""
+    with torch.device(device):
+        return wrap_model(_model(*MODELS[name], dtype=dtype), build_tokenizer())
+
+
 def _model(
-    kind: str, vocabulary: int, width: int, ffn: int, layers: int, heads: int, head: int, tied: bool
+    kind: str,
+    vocabulary: int,
+    width: int,
+    ffn: int,
+    layers: int,
+    heads: int,
+    head: int,
+    tied: bool,
+    dtype: torch.dtype = torch.bfloat16,
 ) -> PreTrainedModel:
     config = AutoConfig.for_model(
         kind,
@@ -80,7 +94,7 @@ def _model(
         head_dim=head,
         tie_word_embeddings=tied,
     )
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
     return model.eval().requires_grad_(False)
 
 

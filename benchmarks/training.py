@@ -201,8 +201,18 @@ def banks(epochs: int, repeats: int) -> list[Row]:
             results = train_jobs(lm, stage, jobs, together=together)
             return [loss for result in results for loss in losses(result.log)[:EARLY]]
 
-        name = f"a grid of {len(jobs)} adapters: beside one after another"
-        return [beside(name, lambda: trained(True), lambda: trained(False), 4, repeats, alike_losses)]
+        def trl() -> None:
+            for job in jobs:
+                restore(model, start)
+                _trl(lm, list(made[0].rows) * epochs, job.settings.learning_rate)
+
+        name = f"a grid of {len(jobs)} adapters: beside"
+        return [
+            beside(
+                f"{name} one after another", lambda: trained(True), lambda: trained(False), 4, repeats, alike_losses
+            ),
+            beside(f"{name} TRL's SFTTrainer without development rows", lambda: trained(True), trl, 4, 3),
+        ]
 
 
 def _bare(lm: LanguageModel, rows: Sequence[Example]) -> list[Tokens]:
