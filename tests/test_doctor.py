@@ -1,12 +1,14 @@
 """A look before training: what is shown is what is there, and what is wrong is said."""
 
+from collections import deque
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from conftest import example_rows, random_model
+from conftest import GENERATED, example_rows, random_model, reasoned_rows
 from safetensors.torch import load_file
 from torch.autograd.graph import saved_tensors_hooks
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -14,10 +16,12 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from ia2.adapters import new_adapter
 from ia2.capture import Selection, Site, read
 from ia2.config import make_config
+from ia2.contexts import Contexts, Order
 from ia2.data import Example
 from ia2.doctor import examine, lines
-from ia2.estimate import estimate
+from ia2.estimate import estimate, work
 from ia2.models import LanguageModel, load_model, wrap_model
+from ia2.passes import passes
 from ia2.prompt import Tokens, build_prompt
 from ia2.run import Data, Run
 from ia2.targets import collect
@@ -132,3 +136,27 @@ def test_a_model_that_says_its_labels_is_not_warned_of(tmp_path: Path) -> None:
     report = examine(run_of(tmp_path, rows), lm)
     assert report.warnings == []
     assert report.scores["with"][0] < report.scores["without"][0]
+
+
+@pytest.mark.parametrize("order", ["random", "fixed"])
+def test_the_work_of_passes_is_what_the_model_is_given(
+    order: Order, lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ia2.passes.worth_a_pass", lambda device: 8)
+    examples, given = reasoned_rows(12), []
+    queries = examples[:8] if order == "random" else examples[8:]
+    prompts = Contexts(tuple(examples[:8]), order).prompts(GENERATED, queries, np.random.default_rng(0))
+    rows = [lm.encoder.encode(prompt) for prompt in prompts]
+
+    def seen(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        n_before = kwargs["attention_mask"].shape[1] - kwargs["input_ids"].shape[1]
+        given.append((kwargs["input_ids"].numel(), int(kwargs["attention_mask"][:, n_before:].sum())))
+
+    hook = lm.base.register_forward_pre_hook(seen, with_kwargs=True)
+    deque(passes(lm, rows, {"attn_out"}))
+    hook.remove()
+    found = work(lm, rows)
+    with_padding, computed = (sum(column) for column in zip(*given, strict=True))
+    assert (found.n_computed, found.n_padding) == (computed, with_padding - computed)
+    assert found.n_computed < found.n_tokens == sum(len(row.ids) - 1 for row in rows)
+    assert (found.n_padding > 0) == (order == "fixed")  # of random orders each row ends alone

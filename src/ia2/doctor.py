@@ -14,7 +14,7 @@ from ia2.anatomy import Anatomy
 from ia2.capture import SITES, paths
 from ia2.data import Example, n_dev
 from ia2.errors import IA2Error
-from ia2.estimate import Needs, estimate, forward_flops
+from ia2.estimate import Needs, Work, estimate, work
 from ia2.evaluation import Variant, gold, label_logps
 from ia2.models import LanguageModel
 from ia2.processes import is_shared, processes
@@ -35,6 +35,7 @@ class Report:
         layers: a line on the layers, and one a site.
         adapter: what it changes, its trainable parameters and their share.
         needs: memory, disk, operations.
+        teaching: what the teacher computes.
         seconds: estimated, of collecting and of one training step, at the speed of a timed pass.
         scores: NLL and accuracy without and with the teacher's context.
         warnings: what usually goes wrong, each with what to do.
@@ -45,6 +46,7 @@ class Report:
     layers: list[str]
     adapter: str
     needs: Needs | None
+    teaching: Work
     seconds: tuple[float, float] | None
     scores: dict[str, tuple[float, float]]
     warnings: list[str]
@@ -89,7 +91,7 @@ def examine(run: Run, lm: LanguageModel) -> Report:
             elapsed = time.perf_counter() - start
             scores[name] = float(np.mean(found_gold.nll)), float(np.mean(found_gold.greedy))
         shown = [lm.encoder.encode(variant.prompt(task, example, example.label)) for example in rows]
-        rate = forward_flops(lm, shown) / elapsed
+        rate = work(lm, shown).flops / elapsed
         seconds = needs.collect_flops / rate, needs.step_flops / rate
         if scores["with"][0] >= scores["without"][0]:
             warnings.append("the teacher is no better for its context: aligning to it can hardly help; try more demos")
@@ -99,7 +101,7 @@ def examine(run: Run, lm: LanguageModel) -> Report:
                 f"{', '.join(task.labels)}; choose other labels or another form of the query"
             )
     prompt = _marked(lm, teacher[0]) if teacher else []
-    return Report(prompt, _layers(lm.anatomy), adapter, needs, seconds, scores, warnings, errors)
+    return Report(prompt, _layers(lm.anatomy), adapter, needs, work(lm, teacher), seconds, scores, warnings, errors)
 
 
 def _encoded(run: Run, lm: LanguageModel) -> tuple[list[Tokens], list[Tokens], list[str]]:
@@ -186,6 +188,11 @@ def lines(report: Report) -> Iterator[str]:
         yield (
             f"memory: {needs['weights']} of weights, {needs['collecting']} to collect, {needs['training']} to train; "
             f"{needs['targets']} of targets on disk"
+        )
+        of = report.teaching
+        yield (
+            f"the teacher computes {of.n_computed:,} of its prompts' {of.n_tokens:,} tokens, what they begin with alike "
+            f"once, and {of.n_padding:,} of padding"
         )
         yield f"time: about {report.seconds[0]:.1f} s to collect, {report.seconds[1]:.3f} s a training step"
     for name, (nll, accuracy) in report.scores.items():

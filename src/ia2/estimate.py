@@ -10,7 +10,7 @@ from ia2.capture import Selection, places
 from ia2.errors import IA2Error
 from ia2.jobs import share
 from ia2.models import LanguageModel
-from ia2.passes import TOKENS_PER_BATCH, branch
+from ia2.passes import TOKENS_PER_BATCH, batches, branch
 from ia2.prompt import Tokens
 from ia2.targets import SHARD_BYTES, n_bytes
 
@@ -86,17 +86,45 @@ def estimate(
         targets=targets,
         collecting=weights + in_batch * (3 * D + max(n_inner, 2) * M) * size + min(targets, SHARD_BYTES),
         training=weights + n_trainable * ADAM_BYTES + step_tokens * L * kept * size + 8 * responses * V,
-        collect_flops=forward_flops(lm, teacher) / n_processes,
+        collect_flops=work(lm, teacher).flops / n_processes,
         step_flops=4.0 * parameters * step_tokens,
     )
 
 
-def forward_flops(lm: LanguageModel, rows: Sequence[Tokens]) -> float:
-    """Operations of a forward pass over rows, what they begin with alike counted once."""
+@dataclass(frozen=True)
+class Work:
+    """What passes over rows compute.
+
+    Attributes:
+        n_tokens: of all rows.
+        n_computed: without those that rows begin with alike, but for once.
+        n_padding: beside them, where rows of a batch differ in length.
+        flops: floating-point operations, without those of padding.
+    """
+
+    n_tokens: int
+    n_computed: int
+    n_padding: int
+    flops: float
+
+
+def work(lm: LanguageModel, rows: Sequence[Tokens]) -> Work:
+    """Of the passes that `ia2.passes.passes` makes."""
     D, L = int(lm.base.config.get_text_config().hidden_size), len(lm.anatomy.layers)
     parameters = sum(p.numel() for p in lm.base.parameters())
-    spans = [span for part in branch(lm, rows, range(len(rows))).walk() for span in part.spans]
-    return sum(2.0 * parameters * n + 4.0 * L * D * n * end for n, end in spans)
+    parts = list(branch(lm, rows, range(len(rows))).walk())
+    spans = [span for part in parts for span in part.spans]
+    padded = sum(
+        len(chosen) * max(part.rows[i].n_inputs for i in chosen)
+        for part in parts
+        for chosen in batches(part.rows, n_prefix=part.end)
+    )
+    return Work(
+        n_tokens=sum(row.n_inputs for row in rows),
+        n_computed=sum(n for n, _ in spans),
+        n_padding=padded - sum(row.n_inputs for part in parts for row in part.rows),
+        flops=sum(2.0 * parameters * n + 4.0 * L * D * n * end for n, end in spans),
+    )
 
 
 def _feed_forward(lm: LanguageModel, D: int) -> tuple[int, int]:
