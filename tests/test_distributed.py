@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import PartialState
+from accelerate.utils import DistributedType
 from conftest import random_model, reasoned_rows
 from safetensors.torch import load_file
 from transformers import TrainerState
@@ -133,14 +135,26 @@ def program(folder: Path) -> None:
         (folder / f"{kind}{os.environ['RANK']}.json").write_text(json.dumps(note))
 
 
-LAUNCH = "-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --main_process_port 0"
+def program_of_deepspeed(folder: Path, stage: str) -> None:
+    """What each of two processes does with DeepSpeed; accelerate knows no way for these to talk on CPUs."""
+    PartialState._prepare_backend = lambda *args, **kwargs: ("gloo", DistributedType.NO)
+    checkpoints.CHECKPOINT_SECONDS = 0.0  # and yet there are none
+    train(folder, f"zero{stage}")
+
+
+LAUNCH = "-m accelerate.commands.launch --num_processes 2 --num_machines 1 --main_process_port 0"
+
+
+def launch(options: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """This file, on two processes."""
+    command = [sys.executable, *f"{LAUNCH} --mixed_precision no --dynamo_backend no {options}".split(), __file__]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.run([*command, *arguments], capture_output=True, text=True, env=environment)
 
 
 def test_two_processes_end_as_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare(tmp_path)
-    command = [sys.executable, *LAUNCH.split(), "--mixed_precision=no", "--dynamo_backend=no", __file__, str(tmp_path)]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    done = launch("--multi_gpu", str(tmp_path), ACCELERATE_USE_CPU="true")
     assert done.returncode == 0, done.stderr[-4000:]
     monkeypatch.setattr("ia2.targets.SHARD_BYTES", 4000)
     monkeypatch.setattr("sys.argv", [])
@@ -258,5 +272,22 @@ def test_deepspeed_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatc
         processes()
 
 
+@pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
+def test_two_processes_with_deepspeed_end_as_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare(tmp_path)
+    one, two, three = (
+        launch(f"--use_deepspeed --zero_stage {stage}", str(tmp_path), stage, DS_ACCELERATOR="cpu") for stage in "123"
+    )
+    assert "DeepSpeed's ZeRO stage 3 shares the weights" in three.stderr
+    monkeypatch.setattr("sys.argv", [])
+    train(tmp_path, "one")
+    for stage, done in (("1", one), ("2", two)):
+        assert done.returncode == 0, done.stderr[-4000:]
+        assert files(tmp_path / f"zero{stage}", "targets/*/*") == files(tmp_path / "one", "targets/*/*")
+        check_trainings(tmp_path / "one", tmp_path / f"zero{stage}")
+        check_answers(tmp_path / "one", tmp_path / f"zero{stage}")
+
+
 if __name__ == "__main__":
-    program(Path(sys.argv[1]))
+    folder, *stage = sys.argv[1:]
+    program_of_deepspeed(Path(folder), *stage) if stage else program(Path(folder))
