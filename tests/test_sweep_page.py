@@ -47,9 +47,9 @@ def page(
     failed: Any = (),
     n_cells: int = 12,
     costs: Any = (),
-    sample: Any = (),
+    samples: Any = (),
 ) -> Page:
-    write_sweep_report(path / "report.html", methods, differences, costs, sample, dict(failed), n_cells)
+    write_sweep_report(path / "report.html", methods, differences, costs, samples, dict(failed), n_cells)
     return Page(path / "report.html")
 
 
@@ -175,7 +175,7 @@ def test_costs_are_of_each_n_and_say_when_a_training_pays(tmp_path: Path) -> Non
     ]
     found = page(tmp_path, rows(), costs=costs)
     table = found.own[found.own.index("<h2>Cost") :]
-    assert [title for title in ("N = 4", "N = 8") if f'<th scope="col">{title}</th>' in table] == ["N = 4", "N = 8"]
+    assert [title for title in ("N = 4", "N = 8") if f"{title}</span></th>" in table] == ["N = 4", "N = 8"]
     icl, sft, ia2_sft = re.findall(r"<tr>(.*?)</tr>", table)[1:4]
     assert re.findall(r"(\d+) tokens", icl) == ["40", "80"]
     assert re.findall(r"pays after (\d+) queries", sft) == ["400", "800"]
@@ -187,13 +187,15 @@ def test_costs_are_of_each_n_and_say_when_a_training_pays(tmp_path: Path) -> Non
     )
 
 
-def test_cells_with_the_most_examples_are_shown_closer(tmp_path: Path) -> None:
-    sample = rows_of(NAMES, 30, task="mood", seed=3)
-    found = page(tmp_path, rows(n=(8, 4)), sample=sample)
+def test_each_n_is_shown_closer_and_the_largest_at_first(tmp_path: Path) -> None:
+    methods = [*rows(n=(8,), ece=interval(0.2, 0.01)), *rows(n=(4,), ece=interval(0.1, 0.02))]
+    samples = [(n, rows_of(NAMES, 2 * n + 2, task="mood", seed=n)) for n in (8, 4)]
+    found = page(tmp_path, methods, samples=samples)
     for name in NAMES:
-        own = next(of for of in rows(n=(8,)) if of["method"] == name)
-        assert f"Reliability diagram of {display_name(name)}, ECE {SCORE.interval(own['ece'])}" in found.figures
+        for ece in (interval(0.2, 0.01), interval(0.1, 0.02)):
+            assert f"Reliability diagram of {display_name(name)}, ECE {SCORE.interval(ece)}" in found.figures
     assert len(found.figure("Share of wrong answers")["data"]) == len(NAMES)
-    assert "10 of the 10 queries, of 30, that methods answer differently" in found.text
-    assert "mood, seed 3" in found.text
-    assert [title for title in ("Reliability, N = 8", "Where methods disagree, N = 8") if title not in found.text] == []
+    assert "6 of the 6 queries, of 18, that methods answer differently" in found.text
+    assert ("mood, seed 8" in found.text, "mood, seed 4" in found.text) == (True, False)
+    parts = [(of["data-n"], "hidden" in of) for tag, of in found.tags if tag == "div" and "data-n" in of]
+    assert parts == [("8", False), ("4", True)] * 2 + [("8", False)]

@@ -237,19 +237,22 @@ def report_sweep(folder: Path) -> Path:
     write_differences(folder, seen.differences)
     costs = rows.groupby(["method", "n"], sort=False)[list(COSTS)].mean().reset_index().to_dict("records")
     kept, page = read_json(folder / "sweep.json"), folder / "report.html"
-    n_cells, sample = len(Grid(**kept["grid"]).points()), _sample(points, folder)
-    write_sweep_report(page, seen.methods, seen.differences, costs, sample, kept["failed"], n_cells)
+    n_cells, samples = len(Grid(**kept["grid"]).points()), _samples(points, folder)
+    write_sweep_report(page, seen.methods, seen.differences, costs, samples, kept["failed"], n_cells)
     return page
 
 
-def _sample(points: Sequence[Point], folder: Path) -> list[dict[str, Any]]:
-    """The predictions in distribution of all cells of one setting, one with the most examples."""
-    largest, found = max(points, key=lambda point: point.n), []
-    for p in points:
-        if (p.model, p.adapter, p.n) == (largest.model, largest.adapter, largest.n):
-            own = next(iter(read_predictions(folder / "cells" / p.folder).values()))
-            found += [{"task": Path(p.task).stem, "seed": p.seed, **asdict(prediction)} for prediction in own]
-    return found
+def _samples(points: Sequence[Point], folder: Path) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    """Of each N, the largest first: the predictions in distribution of all cells of one model and adapter."""
+    largest = max(points, key=lambda point: point.n)
+    alike = [p for p in points if (p.model, p.adapter) == (largest.model, largest.adapter)]
+    for n in sorted({p.n for p in alike}, reverse=True):
+        found: list[dict[str, Any]] = []
+        for p in alike:
+            if p.n == n:
+                own = next(iter(read_predictions(folder / "cells" / p.folder).values()))
+                found += [{"task": Path(p.task).stem, "seed": p.seed, **asdict(prediction)} for prediction in own]
+        yield n, found
 
 
 def _is_done(grid: Grid, point: Point, folder: Path) -> bool:

@@ -142,6 +142,7 @@ def over_n(rows: Sequence[dict[str, Any]], key: str, form: Form) -> go.Figure:
         )
     figure.update_xaxes(type="log", tickvals=sizes, ticktext=[str(n) for n in sizes], showgrid=False)
     figure.update_yaxes(tickformat=form.ticks, nticks=6)
+    figure.update_layout(meta="n")  # for the page's script: here one N can be chosen
     return styled(figure, height=300)
 
 

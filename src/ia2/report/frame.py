@@ -22,7 +22,7 @@ HEAD = """<!DOCTYPE html>
 <meta http-equiv="Content-Security-Policy"
  content="default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:">
 """
-TOGGLES = """<nav aria-label="Methods shown"></nav>
+TOGGLES = """<nav aria-label="What is shown"></nav>
 <noscript><p>Figures need JavaScript; tables do not.</p></noscript>"""
 
 

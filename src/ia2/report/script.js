@@ -2,8 +2,7 @@
 const all = selector => [...document.querySelectorAll(selector)];
 const plots = all(".plot");
 const css = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-const plain = text => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;"); // as plotly has it
-const unplain = text => text.replaceAll("&lt;", "<").replaceAll("&gt;", ">").replaceAll("&amp;", "&");
+const unplain = text => text.replaceAll("&lt;", "<").replaceAll("&gt;", ">").replaceAll("&amp;", "&"); // plotly has HTML
 const element = (tag, attributes, ...children) => {
   const made = Object.assign(document.createElement(tag), attributes);
   made.append(...children);
@@ -79,20 +78,27 @@ for (const button of all("button.svg")) button.addEventListener("click", async (
   copy.remove();
 });
 
-// --- Methods. A dot says which method a row, a column or a figure is of; lines have the method's name.
-const off = new Set(), owned = new Map();
-for (const dot of all("[data-method]")) {
-  const head = dot.closest("thead th"), column = head && [...head.parentNode.children].indexOf(head);
+// --- Methods, and numbers of examples. A dot says which method a row, a column or a figure is of, and lines have its
+// name; `data-n` says which N. What is hidden at first is one N of several that are too much to be shown together.
+const off = new Set(), owned = new Map(), atFirst = new Set(all("[data-n][hidden]"));
+let chosen = "";
+for (const mark of all("[data-method], [data-n]")) {
+  const head = mark.closest("thead th"), column = head && [...head.parentNode.children].indexOf(head);
   const owners = head
     ? [...head.closest("table").rows].map(row => row.cells[column])
-    : [dot.closest("tbody tr, figure, .key li")];
-  for (const owner of owners) if (owner) owned.set(owner, [...(owned.get(owner) ?? []), dot.dataset.method]);
+    : [mark.closest("tbody tr, figure, .key li, li[data-n], div[data-n]")];
+  for (const owner of owners) if (owner) owned.set(owner, [...(owned.get(owner) ?? []), mark.dataset]);
 }
 async function show() {
-  for (const [owner, names] of owned) owner.hidden = names.some(name => off.has(name));
+  for (const [owner, marks] of owned) owner.hidden = marks.some(({method, n}) =>
+    off.has(method) || (n && (chosen ? n !== chosen : atFirst.has(owner))));
   await ready;
-  const hidden = new Set([...off].map(plain));
-  for (const plot of plots) await Plotly.restyle(plot, {visible: plot.data.map(trace => !hidden.has(trace.name))});
+  for (const plot of plots) {
+    await Plotly.restyle(plot, {visible: plot.data.map(trace => !off.has(unplain(trace.name ?? "")))});
+    const range = [Math.log10(chosen) - 0.06, Math.log10(chosen) + 0.06];
+    if (plot.layout.meta === "n") await Plotly.relayout(plot, chosen ? {"xaxis.range": range} : {"xaxis.autorange": true});
+    if (plot.offsetParent && plot.closest("div[data-n]")) await Plotly.Plots.resize(plot); // drawn where it had no width
+  }
 }
 const dots = new Map();
 for (const dot of all("[data-method]")) if (!dots.has(dot.dataset.method)) dots.set(dot.dataset.method, dot);
@@ -105,6 +111,16 @@ if (dots.size > 1) document.querySelector("nav").append(...[...dots].map(([name,
   });
   return button;
 }));
+const sizes = [...new Set(all("[data-n]").map(mark => mark.dataset.n))].sort((a, b) => a - b);
+if (sizes.length > 1) {
+  const options = ["", ...sizes].map(value => element("option", {value, textContent: value || "all"}));
+  const select = element("select", {}, ...options);
+  select.addEventListener("change", () => {
+    chosen = select.value;
+    show();
+  });
+  document.querySelector("nav").prepend(element("label", {}, "N ", select));
+}
 
 // --- Rows that hold every word that is searched for.
 for (const field of all("input[type=search]")) field.addEventListener("input", () => {

@@ -1,7 +1,7 @@
 """The page of a sweep: every method over the number of examples, differences over all cells, and what failed."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ def write_sweep_report(
     methods: Rows,
     differences: Rows,
     costs: Rows,
-    sample: Rows,
+    samples: Iterable[tuple[int, Rows]],
     failed: Mapping[str, str],
     n_cells: int,
 ) -> None:
@@ -43,7 +43,7 @@ def write_sweep_report(
         path: of the HTML file, in the folder of the sweep: what it holds of runs and of an analysis is shown too.
         methods, differences: see `ia2.overview.Overview`.
         costs: of each `method` and `n`: `tokens_per_query`, `seconds_per_query` and `training_seconds`, NaN without.
-        sample: predictions with `task` and `seed`, of the cells with the most examples.
+        samples: predictions with `task` and `seed` of the cells of each N, the largest first.
         failed: why each cell failed that did, in whole or in part, by its name.
         n_cells: how many were wanted.
     """
@@ -59,7 +59,7 @@ def write_sweep_report(
         "Results": _results(methods),
         "Differences": _differences(methods, differences),
         "Cost": _costs(costs),
-        **_closer(methods, sample),
+        **_closer(methods, samples),
         **(grid_sections(analysis) if analysis else {}),
         "What failed": _failures(failed),
         "How to read this page": f"<ul>{''.join(f'<li>{note}</li>' for note in NOTES)}</ul>",
@@ -90,10 +90,10 @@ def _verdict(methods: Rows, differences: Rows) -> str:
         against = [_against(pair) for pair in pairs if pair["method"] == best]
         where, value = escape(_where(pairs[0], methods)), PERCENT.interval(overall[best]["accuracy"])
         claim = f"of what is trained, <b>{name_of(best)}</b> is the most accurate ({value}%)"
-        claims.append(f"{where}: {claim}; {'; '.join(against)}.")
+        claims.append((pairs[0]["n"], f"{where}: {claim}; {'; '.join(against)}."))
     if len(claims) > 1:
-        return f"<ul>{''.join(f'<li>{claim}</li>' for claim in claims)}</ul>"
-    return f'<p class="lead">{claims[0] if claims else "There is no pair of methods to compare here."}</p>'
+        return f"<ul>{''.join(f'<li data-n={n}>{claim}</li>' for n, claim in claims)}</ul>"
+    return f'<p class="lead">{claims[0][1] if claims else "There is no pair of methods to compare here."}</p>'
 
 
 def _against(pair: dict[str, Any]) -> str:
@@ -143,7 +143,7 @@ def _results(methods: Rows) -> str:
         by_name = {row["method"]: row for row in own}
         best = max(PERCENT.number(row["accuracy"]["value"]) for row in own)
         cells = [_value(by_name[name], best) if name in by_name else "" for name in names]
-        rows.append([f"{escape(task)}<small>{escape(_where(own[0], methods))}</small>", *cells])
+        rows.append([f"{escape(task)}{_small(own[0], escape(_where(own[0], methods)))}", *cells])
     caption = (
         "Accuracy in percent, its 95% interval, and the expected calibration error (ECE, 0 to 1, lower is better); "
         "the highest accuracy of a row is bold."
@@ -164,24 +164,33 @@ def _differences(methods: Rows, differences: Rows) -> str:
     rows = []
     for pair in differences:
         title = f"{dotted(pair['method'])} minus {dotted(pair['minus'])}"
-        where = f"<small>{escape(_where(pair, methods))} · {_counted([pair])}</small>"
+        where = _small(pair, f"{escape(_where(pair, methods))} · {_counted([pair])}")
         rows.append([f"{title}{where}", *(difference_cell(pair[column.key], column) for column in columns)])
     titles = [column.title.replace("%", "points") for column in columns]
     return table(PAIRED, ["Methods", *titles], rows) if rows else ""
 
 
-def _closer(methods: Rows, sample: Rows) -> dict[str, str]:
-    """Calibration, risk and rows where methods disagree, of the cells with the most examples."""
-    names = list(dict.fromkeys(p["variant"] for p in sample))
-    n = max(row["n"] for row in methods)
-    own = {row["method"]: row for row in reversed(methods) if row["n"] == n and row["method"] in names}
-    shown = {name: own[name] for name in names}
-    where = f"N = {n}"
-    return {
-        f"Reliability, {where}": calibration(shown, sample, True),
-        f"Risk and coverage, {where}": risk_coverage(sample, names),
-        f"Where methods disagree, {where}": disagreements(shown, sample, ()),
-    }
+def _small(row: Mapping[str, Any], html: str) -> str:
+    """A note below the title of a table's row, which says which N the row is of."""
+    return f'<small data-n="{row["n"]}">{html}</small>'
+
+
+def _closer(methods: Rows, samples: Iterable[tuple[int, Rows]]) -> dict[str, str]:
+    """Calibration and risk at each N, of which the largest is shown at first; and its rows where methods disagree."""
+    found, rows = {"Reliability": "", "Risk and coverage": ""}, {}
+    for n, sample in samples:
+        names = list(dict.fromkeys(p["variant"] for p in sample))
+        own = {row["method"]: row for row in reversed(methods) if row["n"] == n and row["method"] in names}
+        shown = {name: own[name] for name in names}
+        rows = rows or {"Where methods disagree": _at(n, disagreements(shown, sample, ()))}
+        found["Reliability"] += _at(n, calibration(shown, sample, True), hidden=bool(found["Reliability"]))
+        found["Risk and coverage"] += _at(n, risk_coverage(sample, names), hidden=bool(found["Risk and coverage"]))
+    return {**found, **rows}
+
+
+def _at(n: int, html: str, hidden: bool = False) -> str:
+    """A part of a section that is shown where its N is chosen, or none and it is not hidden."""
+    return html and f'<div data-n="{n}"{" hidden" * hidden}>\n<h3>N = {n}</h3>\n{html}\n</div>\n'
 
 
 def _costs(costs: Rows) -> str:
@@ -196,7 +205,7 @@ def _costs(costs: Rows) -> str:
         "Tokens of the prompt of one query, time of one, and of a training; and after how many queries that has taken "
         "less time than ICL would have. Means over cells."
     )
-    return table(caption, ["Method", *(f"N = {n}" for n in sizes)], rows) if rows else ""
+    return table(caption, ["Method", *(f'<span data-n="{n}">N = {n}</span>' for n in sizes)], rows) if rows else ""
 
 
 def _cost(of: dict[str, Any], icl: dict[str, Any]) -> str:
