@@ -13,7 +13,7 @@ from huggingface_hub import HfApi, RepoUrl
 from huggingface_hub.utils import filter_repo_objects
 from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from transformers import AutoModelForCausalLM, AutoTokenizer, HfArgumentParser, TrainerCallback
 
 from ia2.config import make_config
 from ia2.errors import IA2Error
@@ -94,11 +94,29 @@ def test_its_arguments_are_read_and_it_is_pushed_as_others_are(
     assert list((tmp_path / "out").rglob("targets"))
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:trl")
+@pytest.mark.parametrize("parser", ["HfArgumentParser", "TrlParser"])
+def test_its_arguments_are_read_from_a_command_line(parser: str, tmp_path: Path) -> None:
+    import trl
+
+    of = HfArgumentParser if parser == "HfArgumentParser" else trl.TrlParser
+    own = ["--output_dir", str(tmp_path), "--options", '{"method": "soft", "labels": ["0", "1"]}', "--eval_steps", "4"]
+    [args] = of((IA2Config,)).parse_args_into_dataclasses(own)
+    assert args.eval_steps == 4
+    trainer = IA2Trainer(random_model("llama"), args, columns(TRAIN), columns(DEV), build_tokenizer())
+    assert trainer.stage.terms[0].site == "logits"
+    [args] = of((IA2Config,)).parse_args_into_dataclasses(own[:2])
+    trainer = IA2Trainer(random_model("llama"), args, columns(TRAIN), columns(DEV), build_tokenizer())
+    assert trainer.stage.terms[0].site == "attn_out"
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"options": {"method": "ia2-sft"}}, "expected one of a single stage"),
         ({"options": {"los": "mse"}}, "did you mean 'loss'"),
+        ({"options": "method=ia2"}, "options is 'method=ia2'; expected JSON"),
+        ({"options": {"trust_remote_code": True}}, "trust_remote_code is no option"),
     ],
 )
 def test_what_cannot_be_is_said(changes: dict[str, Any], message: str, tmp_path: Path) -> None:

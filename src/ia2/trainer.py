@@ -1,7 +1,7 @@
 """`IA2Trainer`: one stage, such as priming, as a `transformers.Trainer` that is used as TRL's trainers are."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,13 @@ class IA2Config(TrainingArguments):
 
     Attributes:
         options: of `RunConfig`, by name: `method` (of one stage: `ia2`, `hidden`, `soft`, `joint`, ...), `loss`,
-            `layers`, `positions`, `demos`, `context`, `chat`, ...
+            `layers`, `positions`, `demos`, `context`, `chat`, ...; on a command line as JSON.
         early_stopping_patience: looks at the development rows without a better value before stopping.
     """
 
-    options: dict[str, Any] = field(default_factory=dict)
+    _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "options"]  # noqa: RUF012 - as there
+
+    options: dict[str, Any] | str | None = None
     early_stopping_patience: int = 5
     learning_rate: float = 1e-3
     num_train_epochs: float = 50
@@ -79,8 +81,10 @@ class IA2Trainer(StageTrainer):
         Raises:
             IA2Error: a row that cannot be read, an unknown option, or a method of several stages.
         """
+        if isinstance(args.options, str):
+            raise IA2Error(f'options is {args.options!r}; expected JSON such as \'{{"method": "ia2"}}\'')
         name = model if isinstance(model, str) else model.config.name_or_path or type(model).__name__
-        config = make_config({"method": "ia2", "seed": args.seed, **args.options, "model": name})
+        config = make_config({"method": "ia2", "seed": args.seed, **(args.options or {}), "model": name})
         if len(config.stages()) > 1:
             raise IA2Error(f"the method is '{config.method}'; expected one of a single stage, such as 'ia2'")
         if isinstance(model, str):
