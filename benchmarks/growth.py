@@ -57,10 +57,11 @@ def measured(name: str, sizes: Sequence[int], run_of: Callable[[int], Callable[[
     return Growth(name, sizes, found, theory)
 
 
-def collecting(lm: LanguageModel, n_rows: int, n_demos: int) -> Callable[[], object]:
-    """Of rows with demos of their own."""
+def collecting(lm: LanguageModel, n_rows: int, n_demos: int, n_tokens: int = 0) -> Callable[[], object]:
+    """Of rows behind the same demos, with responses of so many tokens more."""
     rows = examples("mood", n_rows + n_demos)
-    given = prompts("mood", rows[n_demos:], Contexts(tuple(rows[:n_demos])))
+    asked = [replace(row, response=row.label + " mood" * n_tokens) for row in rows[n_demos:]]
+    given = prompts("mood", asked, Contexts(tuple(rows[:n_demos])))
     return lambda: collect(lm, given, ATTENTION)
 
 
@@ -82,8 +83,18 @@ def training(lm: LanguageModel, n_jobs: int, n_tokens: int = 0) -> Callable[[], 
 
 def deep(n_layers: int) -> LanguageModel:
     """As `tiny`, with random weights and so many layers."""
+    return shaped(num_hidden_layers=n_layers)
+
+
+def wide(width: int) -> LanguageModel:
+    """As `tiny`, with random weights and of this width."""
+    return shaped(hidden_size=width, intermediate_size=3 * width, head_dim=width // 4)
+
+
+def shaped(**sizes: int) -> LanguageModel:
+    """As `tiny`, with random weights and other sizes."""
     tiny = load()
-    config = LlamaConfig(**{**tiny.base.config.to_dict(), "num_hidden_layers": n_layers})
+    config = LlamaConfig(**{**tiny.base.config.to_dict(), **sizes})
     return wrap_model(LlamaForCausalLM(config), tiny.encoder.tokenizer)
 
 
@@ -113,6 +124,16 @@ def main() -> None:
             "1, to 2 where attention is most of it",
         ),
         measured("collect, over layers (64 rows, 16 demos)", (2, 4, 8), lambda n: collecting(deep(n), 64, 16), "1"),
+        measured(
+            "collect, over width (64 rows, 16 demos)", (64, 128, 256, 512), lambda n: collecting(wide(n), 64, 16), "2"
+        ),
+        measured(
+            "collect, over tokens of a response (64 rows, 16 demos)",
+            (16, 64, 256),
+            lambda n: collecting(lm, 64, 16, n),
+            "1, less the prompts, to 2 where attention is most of it",
+        ),
+        measured("SFT, over width", (64, 128, 256, 512), lambda n: training(wide(n), 1), "2, less what is fixed"),
         measured("SFT, over layers", (2, 4, 8), lambda n: training(deep(n), 1), "1, less what is fixed"),
         measured("SFT, over tokens a row", (16, 64, 256), lambda n: training(lm, 1, n), "1, less what is fixed"),
         measured("SFT, over adapters side by side", (1, 4, 16), lambda n: training(lm, n), "1, less what is fixed"),

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from torch._inductor.utils import fresh_inductor_cache
 from torch.utils.data import SequentialSampler
 from transformers import PrinterCallback
 from trl import SFTConfig, SFTTrainer
@@ -103,6 +104,18 @@ def steps(epochs: int, repeats: int) -> list[Row]:
         def sft() -> Weights:
             return ours(tune, Rows(bare, Targets({})))
 
+        def compiled() -> list[float]:
+            layers = [lm.base.get_submodule(path) for path in lm.anatomy.layers]
+            with fresh_inductor_cache():
+                torch._dynamo.reset()
+                for layer in layers:
+                    layer.compile()
+                try:
+                    return logged()
+                finally:
+                    for layer in layers:
+                        layer._compiled_call_impl = None
+
         def grid() -> list[float]:
             again()
             start, given = trainable_copy(lm.model), Rows(bare, Targets({}))
@@ -121,6 +134,7 @@ def steps(epochs: int, repeats: int) -> list[Row]:
         return [
             beside("a priming step beside an SFT step", lambda: ours(prime, taught), sft, 0.8, repeats, None, False),
             beside(f"{head} a bare loop", sft, limit, 1.25, repeats, alike, higher_is_better=False),
+            beside(f"{head} the same with compiled layers", logged, compiled, None, 1, alike_losses),
             beside(f"{head} TRL's SFTTrainer", logged, lambda: trl()[:COMPARED], 1.5, repeats, alike_losses),
             beside(f"{grids} bare loops, one after another", grid, limit_grid, 1.25, repeats, None, False),
             beside(f"{grids} TRL's SFTTrainer, one after another", grid, trl_grid, 1.5, repeats, alike_losses),

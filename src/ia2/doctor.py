@@ -191,8 +191,8 @@ def lines(report: Report) -> Iterator[str]:
         )
         of = report.teaching
         yield (
-            f"the teacher computes {of.n_computed:,} of its prompts' {of.n_tokens:,} tokens, what they begin with alike "
-            f"once, and {of.n_padding:,} of padding"
+            f"the teacher computes {of.n_computed:,} of its prompts' {of.n_tokens:,} tokens, as what they begin with "
+            f"alike is computed once, and {of.n_padding:,} of padding"
         )
         yield f"time: about {report.seconds[0]:.1f} s to collect, {report.seconds[1]:.3f} s a training step"
     for name, (nll, accuracy) in report.scores.items():
