@@ -24,10 +24,11 @@ check: setup site
 site: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
-# Known vulnerabilities of what `make setup` installs; needs the network.
+# Known vulnerabilities of what `make setup` installs; needs the network. What could not be looked up is a failure.
 audit: setup
 	$(BIN)/pip install -qq --disable-pip-version-check pip-audit==2.10.1
-	$(BIN)/pip-audit --requirement requirements.txt --no-deps --disable-pip
+	@$(BIN)/pip-audit --strict --requirement requirements.txt --no-deps --disable-pip || \
+		{ echo "audit: failed (see above); a package that is 'not found' was not looked up: pypi.org itself must be in reach"; exit 1; }
 
 # Ten minutes each; a finding is written to runs/fuzzing and ends it.
 fuzz: setup
