@@ -10,10 +10,11 @@ import pytest
 import torch
 from conftest import LABELS, example_rows, random_model, reasoned_rows
 from test_browser import anybody_can_read, needs_chromium
+from test_report import Page
 
 from ia2 import world
-from ia2.adapters import loaded_adapters
-from ia2.analysis import Subject, analyze, layer_choices, layer_study, reads_context
+from ia2.adapters import loaded_adapters, new_adapter, save_adapter
+from ia2.analysis import Subject, analyze, layer_choices, layer_study, reads_context, weights
 from ia2.analysis.units import halves
 from ia2.capture import layer_numbers
 from ia2.comparison import Cell
@@ -160,6 +161,21 @@ def test_a_run_is_analysed_and_what_cannot_be_is_said(
         },
     )
     assert HOSTILE not in (tmp_path / "hostile.html").read_text("utf-8")
+
+
+def test_an_adapter_that_changes_nothing_overlaps_with_none(cell: Path, analysed: Path, tmp_path: Path) -> None:
+    """As one has whose best weights are those before training."""
+    with new_adapter(load_model("tiny", device="cpu")) as model:
+        save_adapter(model, tmp_path / "fresh", {})
+    found = read_json(analysed / "analysis.json")
+    found["weights"] = weights({**Subject.open(cell).adapters, "soft": tmp_path / "fresh"})
+    write_analysis(tmp_path / "analysis.html", found)
+    page = Page(tmp_path / "analysis.html")
+    *others, fresh = page.figure("Overlap of the subspaces that adapters write into")["data"]
+    assert fresh["z"] == [[None] * 4]
+    assert [row["z"][0][3] for row in others] == [None] * 3
+    assert [row["z"][0][i] for i, row in enumerate(others)] == [1.0] * 3
+    assert re.search("soft labels</th><td>—</td><td>—</td>", page.own)
 
 
 @needs_chromium

@@ -88,7 +88,7 @@ def test_every_pair_of_adapters_is_compared(lm: LanguageModel, tmp_path: Path) -
     assert same["overlap"]["mean"]["low"] == pytest.approx(1)
     assert np.array(same["angles"]).max() < 1e-3
     assert other["overlap"]["mean"]["low"] < other["expected"]["mean"]["value"] < other["overlap"]["mean"]["high"]
-    assert fresh["overlap"] == {"values": [None] * 9, "mean": None}
+    assert fresh["overlap"] == fresh["expected"] == {"values": [None] * 9, "mean": None}
     assert found["adapters"]["fresh"]["norm"]["mean"]["value"] == 0
 
 

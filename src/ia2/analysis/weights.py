@@ -102,8 +102,8 @@ def expected_overlap(a: Update, b: Update) -> float:
 def weights(adapters: Mapping[str, Path]) -> dict[str, Any]:
     """Norm and effective rank of every LoRA adapter's updates, and how far each two overlap, module by module.
 
-    A `mean` is over the modules that both change, with a bootstrap interval over modules: it says how much modules
-    differ, not how much another training would. Angles are in degrees, the smallest first.
+    A `mean` is over the modules that both change, None without any, with a bootstrap interval over modules: it says how
+    much modules differ, not how much another training would. Angles are in degrees, the smallest first.
 
     Raises:
         IA2Error: an adapter is not LoRA.
@@ -121,9 +121,11 @@ def weights(adapters: Mapping[str, Path]) -> dict[str, Any]:
     pairs = {}
     for a, b in combinations(found, 2):
         both = [(found[a][module], found[b][module]) for module in modules]
+        shared = [overlap(*updates) for updates in both]
+        chance = [None if of is None else expected_overlap(*updates) for of, updates in zip(shared, both, strict=True)]
         pairs[f"{a} - {b}"] = {
-            "overlap": _over_modules([overlap(*updates) for updates in both]),
-            "expected": _over_modules([expected_overlap(*updates) for updates in both]),
+            "overlap": _over_modules(shared),
+            "expected": _over_modules(chance),
             "angles": [cosines(*updates).acos().rad2deg().tolist() for updates in both],
         }
     return {"modules": modules, "adapters": own, "pairs": pairs}

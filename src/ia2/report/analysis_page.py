@@ -171,7 +171,7 @@ def _weights(found: dict[str, Any]) -> str:
         [
             " with ".join(f"{look(name).dot}{name_of(name)}" for name in pair.split(" - ")),
             _cell(of["overlap"]["mean"]),
-            SCORE.number(of["expected"]["mean"]["value"]),
+            SCORE.number(mean["value"]) if (mean := of["expected"]["mean"]) else "—",
         ]
         for pair, of in found["pairs"].items()
     ]
@@ -189,10 +189,12 @@ def _weights(found: dict[str, Any]) -> str:
 
 def _overlap_matrix(found: dict[str, Any]) -> str:
     names = list(found["adapters"])
-    values = {(name, name): 1.0 for name in names}
+    values: dict[tuple[str, str], float | None] = {
+        (name, name): 1.0 if of["norm"]["mean"]["value"] else None for name, of in found["adapters"].items()
+    }
     for pair, of in found["pairs"].items():
         a, b = pair.split(" - ")
-        values[a, b] = values[b, a] = of["overlap"]["mean"]["value"]
+        values[a, b] = values[b, a] = mean["value"] if (mean := of["overlap"]["mean"]) else None
     rows = {a: [values[a, b] for b in names] for a in names}
     label = "Overlap of the subspaces that adapters write into, of every pair"
     return framed(heat_map(rows, [plain(look(name).name) for name in names]), f"{label}.", label)

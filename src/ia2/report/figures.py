@@ -196,7 +196,7 @@ def similarity(methods: dict[str, Any]) -> str:
     return framed(heat_map(layers), caption)
 
 
-def heat_map(values: dict[str, list[float]], columns: Sequence[str] = ()) -> go.Figure:
+def heat_map(values: Mapping[str, Sequence[float | None]], columns: Sequence[str] = ()) -> go.Figure:
     """A row a method, which shows its numbers where there is room; `columns` are layers, from 1, if not given."""
     n, names = max(map(len, values.values())), [plain(display_name(name)) for name in values]
     figure = go.Figure()

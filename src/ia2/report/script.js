@@ -38,7 +38,7 @@ const ready = draw();
 
 // --- The numbers of a figure as a table, and the figure as a file.
 const shown = (value, axis) => {
-  if (typeof value !== "number") return unplain(String(value));
+  if (typeof value !== "number") return unplain(String(value ?? "—"));
   const near = axis.ticktext ? axis.tickvals.findIndex(tick => Math.abs(tick - value) < 0.4) : -1;
   return near < 0 ? String(Number(value.toPrecision(4))) : unplain(axis.ticktext[near]);
 };

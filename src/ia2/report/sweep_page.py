@@ -177,7 +177,7 @@ def _small(row: Mapping[str, Any], html: str) -> str:
 
 def _closer(methods: Rows, samples: Iterable[tuple[int, Rows]]) -> dict[str, str]:
     """Calibration and risk at each N, of which the largest is shown at first; and its rows where methods disagree."""
-    found, rows = {"Reliability": "", "Risk and coverage": ""}, {}
+    found, rows = {"Reliability": "", "Risk and coverage": ""}, dict[str, str]()
     for n, sample in samples:
         names = list(dict.fromkeys(p["variant"] for p in sample))
         own = {row["method"]: row for row in reversed(methods) if row["n"] == n and row["method"] in names}
