@@ -90,9 +90,9 @@ def test_all_adapters_of_a_cell_are_analysed_together(cell: Path, analysed: Path
     assert [curve[0]["nll"]["value"] for curve in curves.values()] == pytest.approx([bare, bare])
     along = {name: of["points"] for name, of in found["along"].items()}
     assert {name: [p["step"] for p in of] for name, of in along.items()} == {
-        NAMES[0]: [0, 2],
-        NAMES[1]: [0],
-        "sft": [0],
+        NAMES[0]: [0, 2, 3],
+        NAMES[1]: [0, 2],
+        "sft": [0, 2],
     }
     to_icl = found["distances"]["hidden"]["icl"]
     for name, start in ((NAMES[0], "zero-shot"), (NAMES[1], NAMES[0]), ("sft", "zero-shot")):

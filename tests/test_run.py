@@ -81,7 +81,7 @@ def test_snapshots_are_folders_that_lead_to_the_adapter(model_folder: str, tmp_p
     assert adapter_bytes(run) == adapter_bytes(plain)
     assert plain.snapshots("ia2") == {}
     primed, tuned = run.snapshots("ia2"), run.snapshots("ia2-sft")
-    assert list(primed) == list(tuned) == [0, 1, 2, 3]
+    assert list(primed) == list(tuned) == [0, 1, 2, 3, 4]
     first = (tuned[0] / "adapter_model.safetensors").read_bytes()
     assert first == adapter_bytes(run)["ia2"] != (primed[0] / "adapter_model.safetensors").read_bytes()
 

@@ -219,7 +219,8 @@ def test_snapshots_are_the_weights_on_the_way_and_change_nothing(lm: LanguageMod
     rows = rows_of(lm, LABELS, example_rows(8), example_rows(8))  # two updates an epoch
     settings = replace(SETTINGS, num_train_epochs=3, snapshots=2)
     result, last = fit(lm, PRIME, rows, None, settings)
-    assert list(result.snapshots) == [0, 2, 4]
+    assert list(result.snapshots) == [0, 2, 4, 6]
+    assert all(torch.equal(result.snapshots[6][name], weight) for name, weight in last.items())
     for n_epochs in (1, 2):  # weights after so many epochs of a training that ends there
         shorter, expected = fit(lm, PRIME, rows, None, replace(settings, num_train_epochs=n_epochs, snapshots=0))
         assert shorter.snapshots == {}
@@ -227,6 +228,18 @@ def test_snapshots_are_the_weights_on_the_way_and_change_nothing(lm: LanguageMod
         assert all(torch.equal(found[name], weight) for name, weight in expected.items())
     unwatched = fit(lm, PRIME, rows, None, replace(settings, snapshots=0))[1]
     assert all(torch.equal(unwatched[name], weight) for name, weight in last.items())
+
+
+def test_a_training_that_ends_early_has_a_snapshot_of_its_end(lm: LanguageModel) -> None:
+    """Also where another one beside it goes on."""
+    rows = rows_of(lm, LABELS, example_rows(8), example_rows(8))
+    settings = replace(SETTINGS, num_train_epochs=4, snapshots=100, early_stopping_patience=1, eval_steps=3)
+    many = [replace(settings, learning_rate=rate) for rate in (1e-4, 10.0)]
+    with new_adapter(lm, options={"r": 4, "lora_alpha": 4}) as model:
+        goes_on, ends = train_jobs(lm, PRIME, [Job(trainable_copy(model), rows, rows, of) for of in many])
+    assert (list(goes_on.snapshots), list(ends.snapshots)) == ([0, 8], [0, 3])
+    assert ends.log[-1]["step"] == 3
+    assert any((ends.snapshots[3][name] != weight).any() for name, weight in ends.weights.items())
 
 
 def test_of_several_trainings_the_snapshots_of_the_best_are_kept(lm: LanguageModel) -> None:
@@ -237,6 +250,6 @@ def test_of_several_trainings_the_snapshots_of_the_best_are_kept(lm: LanguageMod
     best, record = best_of(many, results)
     assert record["learning_rate"] == 1e-2
     alone, _ = fit(lm, PRIME, rows, rows, many[1])
-    assert list(best.snapshots) == list(alone.snapshots) == [0, 2, 4]
+    assert list(best.snapshots) == list(alone.snapshots) == [0, 2, 4, 6]
     for name, weight in alone.snapshots[4].items():
         torch.testing.assert_close(best.snapshots[4][name], weight, rtol=1e-3, atol=1e-5)

@@ -107,7 +107,7 @@ class RunConfig(BaseModel):
         targets: whether what the teacher does is `stored`, or computed again whenever it is needed (`live`); `auto`
             stores it where the disk has room.
         report_to: trackers, as `TrainingArguments` names them; TensorBoard's files go to `logs` in the run folder.
-        snapshots: the adapter of every so many updates is kept too, to be analysed (0: none).
+        snapshots: the adapter of every so many updates, and of the last, is kept too, to be analysed (0: none).
         separator, max_new_tokens, parser, metric, length_normalised: how answers look and score: see `ia2.Task`.
         chat, dtype, quantization, attn_implementation: of the base model, see `ia2.load_model`.
     """

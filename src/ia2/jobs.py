@@ -44,7 +44,8 @@ class TrainingSettings:
             of their tokens.
         seed: of the order of rows.
         report_to: trackers, by the names that transformers has for them.
-        snapshots: the weights of every so many updates are kept, from those before the first on; 0 for none.
+        snapshots: the weights of every so many updates are kept, from those before the first on, and those after the
+            last; 0 for none.
     """
 
     learning_rate: float

@@ -426,7 +426,7 @@ class Share:
         ]
 
     def save(self, model: Any, results: Sequence[TrainingResult]) -> None:
-        """Keep the best, and its snapshots before it, by way of the adapter on `model`."""
+        """Keep the best, and its snapshots, by way of the adapter on `model`."""
         best, record = best_of(self.settings, results)
         way = self.run.folder / "snapshots" / self.name
         if best.snapshots and not way.is_dir():

@@ -211,6 +211,7 @@ class StageTrainer(CheckpointedTrainer):
                 record.value, record.step, record.n_bad, record.weights = value, step, 0, self.bank.copy(g)
             else:
                 record.n_bad += 1
+        self.snapshot([g for g in self.running if self.records[g].n_bad >= self.settings.early_stopping_patience])
         self.running = [g for g in self.running if self.records[g].n_bad < self.settings.early_stopping_patience]
         self.control.should_training_stop |= not self.running
         means = np.mean(list(values.values()), axis=0)
@@ -218,6 +219,12 @@ class StageTrainer(CheckpointedTrainer):
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def snapshot(self, jobs: Sequence[int]) -> None:
+        """Keep the weights of these as they are now, if any are to be kept."""
+        for g in jobs if self.settings.snapshots else ():
+            copied = self.bank.copy(g)
+            self.records[g].snapshots[self.state.global_step] = {name: w.cpu() for name, w in copied.items()}
 
     def track(self, values: dict[str, float]) -> None:
         """Send values to the trackers, if there are any."""
@@ -300,11 +307,14 @@ class Steps(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Keep snapshots, of those that are running."""
-        every = self.trainer.settings.snapshots
-        if every and state.global_step % every == 0:
-            for g in self.trainer.running:
-                copied = self.trainer.bank.copy(g)
-                self.trainer.records[g].snapshots[state.global_step] = {name: w.cpu() for name, w in copied.items()}
+        if (every := self.trainer.settings.snapshots) and state.global_step % every == 0:
+            self.trainer.snapshot(self.trainer.running)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """And of the last step; those that ended before have theirs."""
+        self.trainer.snapshot(self.trainer.running)
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
