@@ -84,7 +84,10 @@ def test_lines_are_those_of_polyfit() -> None:
         assert line["n"] == pytest.approx(np.exp(-level / slope))
         assert line["first"]["value"] == pytest.approx(level + slope * np.log(2))
     assert found["sizes"] == list(SIZES)
-    assert found["means"] == pytest.approx([wide["gap"][wide["n"] == n].mean() for n in SIZES])
+    for means, own in ((found["means"], wide), (found["tasks"]["t1"]["means"], wide[wide["task"] == "t1"])):
+        assert [of["n"] for of in means] == list(SIZES)
+        assert [of["value"] for of in means] == pytest.approx([own["gap"][own["n"] == n].mean() for n in SIZES])
+        assert all(of["low"] < of["value"] < of["high"] for of in means)
 
 
 def test_a_task_without_large_n_does_not_tilt_the_line() -> None:

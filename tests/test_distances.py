@@ -1,6 +1,7 @@
 """Distances of activations: against naive ones, and where the answer is known."""
 
-from dataclasses import dataclass
+import sys
+from dataclasses import astuple, dataclass
 from itertools import permutations
 
 import numpy as np
@@ -10,7 +11,7 @@ from conftest import GENERATED, LABELS, reasoned_rows
 
 from ia2 import world
 from ia2.analysis import Activations, distances, read_activations
-from ia2.analysis.distances import SITES, cka, gram
+from ia2.analysis.distances import SITES, cka, cka_intervals, gram, hsic
 from ia2.capture import read
 from ia2.contexts import Contexts
 from ia2.data import Example
@@ -18,7 +19,7 @@ from ia2.errors import IA2Error
 from ia2.evaluation import Variant
 from ia2.models import LanguageModel, load_model
 from ia2.prompt import Prompt
-from ia2.statistics import bootstrap
+from ia2.statistics import Array, bootstrap
 from ia2.task import Task
 
 ROWS = reasoned_rows(20)
@@ -135,6 +136,25 @@ def test_cka_does_not_see_rotations_and_factors_and_is_zero_for_what_is_unrelate
     half = np.concatenate([x[:, :8], rng.normal(size=(40, 8))], 1)
     interval = bootstrap(cka, gram(x), gram(half))
     assert 0 < interval.low < interval.value < interval.high < 1
+
+
+def test_cka_of_many_pairs_is_that_of_each_and_what_is_of_one_set_is_computed_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rng = np.random.default_rng(0)
+    grams = {name: gram(rng.normal(size=(20, 4)) + k) for k, name in enumerate("abcd")}
+    alone: list[str] = []
+
+    def counted(a: Array, b: Array, counts: Array) -> Array:
+        alone.extend(name for name, of in grams.items() if a is b is of and len(counts) == 1)
+        return hsic(a, b, counts)
+
+    monkeypatch.setattr(sys.modules["ia2.analysis.distances"], "hsic", counted)
+    found = cka_intervals(grams, [("a", "b"), ("b", "a"), ("a", "c"), ("a", "d")])
+    assert alone == ["a", "b", "c", "d"]
+    for (a, b), interval in found.items():
+        expected = bootstrap(cka, grams[a], grams[b])
+        assert astuple(interval) == pytest.approx(astuple(expected))
 
 
 def test_too_few_rows_are_refused(lm: LanguageModel) -> None:

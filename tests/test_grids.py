@@ -52,6 +52,11 @@ def test_a_sweep_is_analysed_on_its_own_tasks(tmp_path: Path) -> None:
             points = own[own["method"] == name]
             assert (trace["x"], trace["y"]) == (points["similarity"].tolist(), points[metric].tolist())
     assert "IA2→SFT minus SFT" in page.text
+    last = found["crossings"][-1]
+    for where, means in (("all tasks", last["means"]), ("tasks/t1.yaml", last["tasks"]["tasks/t1.yaml"]["means"])):
+        ours = page.figure(f"ECE minus that of SFT over N, {where}")["data"][2]
+        assert (ours["name"], ours["y"]) == ("IA2→SFT", [of["value"] for of in means])
+        assert ours["error_y"]["array"] == pytest.approx([of["high"] - of["value"] for of in means])
     assert "Left out" not in page.text
 
 

@@ -105,7 +105,8 @@ def print_sweep_analysis(found: dict[str, Any]) -> None:
         first, last = (_interval(of["pooled"][end], "+") for end in ("first", "last"))
         where = f"{first} at N = {of['sizes'][0]}, {last} at {of['sizes'][-1]}"
         setting = f"({of['model']}, {of['adapter']})"
-        text = f"{pair} {setting}: {of['metric']} {where}; crosses zero at N: {crosses_at(of)}"
+        at = crosses_at(of["pooled"], of["sizes"])
+        text = f"{pair} {setting}: {of['metric']} {where}; crosses zero at N: {at}"
         console.print(text, highlight=False, markup=False)
 
 

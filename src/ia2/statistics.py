@@ -63,7 +63,7 @@ def intervals(
         own = {name: (f, [column[rows] for column in columns]) for name, (f, columns) in measures.items()}
         n = len(next(iter(own.values()))[1][0])
         chunks = [
-            {name: f(*columns, counts=counts) for name, (f, columns) in own.items()} for counts in _resamples(n, rng)
+            {name: f(*columns, counts=counts) for name, (f, columns) in own.items()} for counts in resamples(n, rng)
         ]
         for name, (f, columns) in own.items():
             values[name].append(float(f(*columns)))
@@ -76,9 +76,14 @@ def intervals(
     found = {}
     for name, draws_GB in draws.items():
         draws_B = np.stack(draws_GB)[chosen].mean(1) if n_groups > 1 else draws_GB[0]
-        low, high = np.quantile(draws_B, [0.025, 0.975])
-        found[name] = Interval(float(np.mean(values[name])), float(low), float(high))
+        found[name] = percentiles(float(np.mean(values[name])), draws_B)
     return found
+
+
+def percentiles(value: float, draws_B: Array) -> Interval:
+    """The interval of a value that resamples give."""
+    low, high = np.quantile(draws_B, [0.025, 0.975])
+    return Interval(float(value), float(low), float(high))
 
 
 def paired(statistic: Statistic, a: Columns, b: Columns) -> tuple[Statistic, Columns]:
@@ -155,7 +160,7 @@ def _members(groups: Sequence[int] | None) -> list[Any]:
     return [slice(None)] if groups is None else [np.asarray(groups) == g for g in np.unique(groups)]
 
 
-def _resamples(n: int, rng: np.random.Generator) -> Iterator[Array]:
+def resamples(n: int, rng: np.random.Generator) -> Iterator[Array]:
     """How often each of n rows is drawn in each resample: `N_RESAMPLES` in chunks (CHUNK, n)."""
     for _ in range(N_RESAMPLES // CHUNK):
         cells = rng.integers(n, size=(CHUNK, n)) + n * np.arange(CHUNK)[:, None]

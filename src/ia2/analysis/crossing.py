@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ia2.errors import IA2Error
-from ia2.statistics import N_RESAMPLES, Array, Interval
+from ia2.statistics import N_RESAMPLES, Array, Interval, bootstrap, mean, percentiles
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,10 @@ def crossing(rows: Any, method: str, reference: str = "sft", metric: str = "accu
         seed: of the resampling.
 
     Returns:
-        `sizes`, the N measured; `means`, the mean difference at each; `pooled`, the `Line` of all tasks, with one slope
-        and the mean of the tasks' intercepts, whose intervals are of drawing tasks, and seeds within them; `tasks`,
-        that of each task with two or more seeds, whose intervals are of drawing its seeds.
+        `sizes`, the N measured; `means`, the mean difference at each, with an interval; `pooled`, the `Line` of all
+        tasks, with one slope and the mean of the tasks' intercepts; `tasks`, of each task with two or more seeds its
+        own `means` and `Line`. Intervals of all tasks are of drawing tasks, and seeds within them, those of a task of
+        drawing its seeds.
 
     Raises:
         IA2Error: fewer than two N, or only one cell at each.
@@ -59,10 +60,22 @@ def crossing(rows: Any, method: str, reference: str = "sft", metric: str = "accu
     rng = np.random.default_rng(seed)
     return {
         "sizes": sizes,
-        "means": [float(gaps["gap"][gaps["n"] == n].mean()) for n in sizes],
+        "means": _means(gaps),
         "pooled": asdict(_line(list(runs.values()), sizes, rng)),
-        "tasks": {task: asdict(_line([own], sizes, rng)) for task, own in runs.items() if len(own) > 1},
+        "tasks": {
+            task: {"means": _means(gaps[gaps["task"] == task]), **asdict(_line([own], sizes, rng))}
+            for task, own in runs.items()
+            if len(own) > 1
+        },
     }
+
+
+def _means(gaps: Any) -> list[dict[str, Any]]:
+    """At each `n`, the mean over tasks of the mean over their seeds."""
+    return [
+        {"n": int(n), **asdict(bootstrap(mean, own["gap"].to_numpy(), groups=own["task"].factorize()[0].tolist()))}
+        for n, own in gaps.groupby("n")
+    ]
 
 
 def _sums(gaps: Any) -> Array:
@@ -94,18 +107,12 @@ def _line(tasks: list[Array], sizes: list[int], rng: np.random.Generator) -> Lin
     if crosses_B[0] and slope_B[0]:
         found = crossing_point(level_B, slope_B, first_B, last_B, ends)
     return Line(
-        first=_interval(first_B),
-        last=_interval(last_B),
-        per_doubling=_interval(slope_B * math.log(2)),
+        first=percentiles(first_B[0], first_B[1:]),
+        last=percentiles(last_B[0], last_B[1:]),
+        per_doubling=percentiles(slope_B[0] * math.log(2), slope_B[1:] * math.log(2)),
         p_crosses=float(crosses_B[1:].mean()),
         **found,
     )
-
-
-def _interval(values_B: Array) -> Interval:
-    """Of the observed value, which is first, and of the resamples' behind it."""
-    low, high = np.quantile(values_B[1:], [0.025, 0.975])
-    return Interval(float(values_B[0]), float(low), float(high))
 
 
 def crossing_point(

@@ -1,6 +1,6 @@
 """How far what a method computes is from ICL and from zero-shot: per site and layer, with intervals over rows."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -10,7 +10,7 @@ from ia2.analysis.activations import Activations
 from ia2.capture import Site
 from ia2.errors import IA2Error
 from ia2.progress import step
-from ia2.statistics import Array, Columns, Statistic, bootstrap, intervals, mean
+from ia2.statistics import Array, Columns, Interval, Statistic, bootstrap, intervals, mean, percentiles, resamples
 
 N_POSITIONS = 32
 MIN_ROWS, CKA_ROWS = 16, 256  # of fewer rows, some resamples hold no four different ones
@@ -32,17 +32,21 @@ def distances(acts: Activations) -> dict[str, Any]:
     n_rows = len(next(iter(acts.gaps.values()))["cosine"])
     if n_rows < MIN_ROWS:
         raise IA2Error(f"found {n_rows} test rows; expected at least {MIN_ROWS}, as intervals are over rows")
-    with step("distances", len(acts.gaps)) as advance:
-        for (site, reference, name), gap in acts.gaps.items():
-            a_NLD, b_NLD = (acts.means[of][site][:CKA_ROWS].double().numpy() for of in (name, reference))
-            grams = [[gram(of_NLD[:, i]) for of_NLD in (a_NLD, b_NLD)] for i in range(a_NLD.shape[1])]
-            found[site].setdefault(reference, {})[name] = {
-                **{metric: _by_layer(mean, [[of_N] for of_N in of_NL.T]) for metric, of_NL in gap.items()},
-                "cka": _by_layer(cka, grams),
-                "by_position": _by_position(acts.cosines[site, reference, name]),
-                "mean": {metric: _by_layer(mean, [[of_NL.mean(1)]])[0] for metric, of_NL in gap.items()},
-            }
-            advance()
+    for (site, reference, name), gap in acts.gaps.items():
+        found[site].setdefault(reference, {})[name] = {
+            **{metric: _by_layer(mean, [[of_N] for of_N in of_NL.T]) for metric, of_NL in gap.items()},
+            "cka": [],
+            "by_position": _by_position(acts.cosines[site, reference, name]),
+            "mean": {metric: _by_layer(mean, [[of_NL.mean(1)]])[0] for metric, of_NL in gap.items()},
+        }
+    with step("kernel alignment", sum(map(len, acts.layers.values()))) as advance:
+        for site, layers in acts.layers.items():
+            pairs = [(reference, name) for at, reference, name in acts.gaps if at == site]
+            for i in range(len(layers)):
+                grams = {name: gram(of[site][:CKA_ROWS, i].double().numpy()) for name, of in acts.means.items()}
+                for (reference, name), interval in cka_intervals(grams, pairs).items():
+                    found[site][reference][name]["cka"].append(asdict(interval))
+                advance()
     return found
 
 
@@ -81,12 +85,26 @@ def cka(gram_a: Array, gram_b: Array, *, counts: Array | None = None) -> Array:
         counts: how often each row was drawn (..., N); once if None. Pairs of one row with itself do not count.
     """
     counts = np.ones(len(gram_a)) if counts is None else counts
-    between = _hsic(gram_a, gram_b, counts)
-    scale = _hsic(gram_a, gram_a, counts) * _hsic(gram_b, gram_b, counts)
+    return _cka(*(hsic(*pair, counts) for pair in ((gram_a, gram_b), (gram_a, gram_a), (gram_b, gram_b))))
+
+
+def cka_intervals(grams: Mapping[str, Array], pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Interval]:
+    """`cka` of pairs of several sets on the same rows, as `bootstrap` has it; what is of one set is computed once."""
+    n = len(next(iter(grams.values())))
+    draws: dict[tuple[str, str], list[Array]] = {pair: [] for pair in pairs}
+    for counts in (np.ones((1, n)), *resamples(n, np.random.default_rng(0))):
+        own = {name: hsic(of, of, counts) for name, of in grams.items()}
+        for a, b in pairs:
+            draws[a, b].append(_cka(hsic(grams[a], grams[b], counts), own[a], own[b]))
+    return {pair: percentiles(first[0], np.concatenate(others)) for pair, (first, *others) in draws.items()}
+
+
+def _cka(between: Array, own_a: Array, own_b: Array) -> Array:
+    scale = own_a * own_b
     return np.divide(between, np.sqrt(np.abs(scale)), out=np.zeros_like(between), where=scale > 0)
 
 
-def _hsic(a: Array, b: Array, counts: Array) -> Array:
+def hsic(a: Array, b: Array, counts: Array) -> Array:
     """Means over different rows i, j, k, l, each as often as drawn, of a_ij b_ij - 2 a_ij b_ik + a_ij b_kl. (...)"""
     squares = counts * counts
     n, n2, n3, n4 = counts.sum(-1), squares.sum(-1), (squares * counts).sum(-1), (squares * squares).sum(-1)

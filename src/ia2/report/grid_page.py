@@ -7,7 +7,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from ia2.report.figures import framed, look, plain, styled
+from ia2.report.figures import error_bars, framed, look, plain, styled
 from ia2.report.frame import name_of, table, write_page
 from ia2.report.numbers import PERCENT, SHORT, Form, p_value
 
@@ -17,7 +17,7 @@ KINDS = {
     "spearman": "Of ranks",
     "partial": "Within tasks and N",
 }
-N_UNITS = 5
+N_UNITS, N_TASKS = 5, 4  # at most: shown of a method, and tasks that have figures of their own
 NOTES = (
     "<p>A point is a cell and a trained method. Correlations have 95% bootstrap intervals over tasks; the last takes "
     "out what task and N explain of both. A correlation does not say that similarity is the reason.</p>"
@@ -77,40 +77,55 @@ def scatter(points: Sequence[dict[str, Any]], names: Sequence[str], metric: str,
 
 
 def _crossings(found: Sequence[dict[str, Any]]) -> str:
-    rows = []
+    rows, panels = [], dict[tuple[str, ...], list[dict[str, Any]]]()
     for of in found:
-        where = f"<small>{escape(of['model'])}, {escape(of['adapter'])}</small>"
-        line = of["pooled"]
         title, form = METRICS[of["metric"]]
-        values = [form.interval(line[key], "+") for key in ("first", "last", "per_doubling")]
-        rows.append([f"{name_of(of['method'])} minus {name_of(of['minus'])}{where}", title, *values, crosses_at(of)])
+        for where, line in _lines(of).items():
+            small = f"<small>{escape(' · '.join((where, of['model'], of['adapter'])))}</small>"
+            values = [form.interval(line[key], "+") for key in ("first", "last", "per_doubling")]
+            names = f"{look(of['method']).dot}{name_of(of['method'])} minus {name_of(of['minus'])}"
+            rows.append([f"{names}{small}", title, *values, crosses_at(line, of["sizes"])])
+            key = (of["model"], of["adapter"], where, of["metric"])
+            panels.setdefault(key, []).append({**line, "method": of["method"], "sizes": of["sizes"]})
     if not rows:
         return ""
-    caption = "A line in log N through the difference in accuracy, in points, and in ECE, all tasks together."
+    caption = "A line in log N through the difference in accuracy, in points, and in ECE."
     titles = ["Methods", "Metric", "At the smallest N", "At the largest N", "Each doubling", "Crosses zero at N"]
-    panels: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-    for of in found:
-        panels.setdefault((of["model"], of["adapter"], of["metric"]), []).append(of)
-    figures = "".join(map(_over_n, panels.values()))
+    figures = "".join(_over_n(key, lines) for key, lines in panels.items())
     return f'<div class="wide panels">{figures}</div>{table(caption, titles, rows)}'
 
 
-def _over_n(found: Sequence[dict[str, Any]]) -> str:
-    """Of a model, adapter and metric: the mean difference at each N, and the line through it."""
-    figure, (title, form) = go.Figure(), METRICS[found[0]["metric"]]
-    for of in found:
-        own, sizes = look(of["method"]), of["sizes"]
-        line = [of["pooled"][end]["value"] for end in ("first", "last")]
+def _lines(of: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Means and line of all tasks together, and of each, if there are a few."""
+    tasks = of["tasks"] if 1 < len(of["tasks"]) <= N_TASKS else {}
+    return {"all tasks": {"means": of["means"], **of["pooled"]}, **tasks}
+
+
+def _over_n(key: tuple[str, ...], lines: Sequence[dict[str, Any]]) -> str:
+    """Of a model, adapter, task and metric: the mean difference at each N, and the line through it."""
+    model, adapter, where, metric = key
+    figure, (title, form) = go.Figure(), METRICS[metric]
+    for k, line in enumerate(lines):
+        own, means, sizes = look(line["method"]), line["means"], line["sizes"]
+        apart = 1.06 ** (k - (len(lines) - 1) / 2)
         shared = {"name": plain(own.name), "line": {"color": own.colour, "width": 2}, "marker": own.marker(6)}
-        hover = "N = %{x}: %{y:+.3f}<extra>%{fullData.name}</extra>"
-        figure.add_scatter(x=sizes, y=of["means"], mode="markers", hovertemplate=hover, **shared)
-        figure.add_scatter(x=[sizes[0], sizes[-1]], y=line, mode="lines", hoverinfo="skip", showlegend=False, **shared)
+        figure.add_scatter(
+            x=[of["n"] * apart for of in means],
+            y=[of["value"] for of in means],
+            error_y=error_bars(means),
+            mode="markers",
+            text=[f"N = {of['n']}: {form.interval(of, '+')}" for of in means],
+            hovertemplate="%{text}<extra>%{fullData.name}</extra>",
+            **shared,
+        )
+        ends = [line[end]["value"] for end in ("first", "last")]
+        figure.add_scatter(x=[sizes[0], sizes[-1]], y=ends, mode="lines", hoverinfo="skip", showlegend=False, **shared)
     figure.add_hline(0, line={"color": "#8A8A8A", "width": 1})
-    figure.update_xaxes(type="log", tickvals=found[0]["sizes"], ticktext=[str(n) for n in found[0]["sizes"]])
+    ticks = lines[0]["sizes"]
+    figure.update_xaxes(type="log", tickvals=ticks, ticktext=[str(n) for n in ticks])
     figure.update_yaxes(tickformat=form.ticks, nticks=6)
-    setting = f"over N; {escape(found[0]['model'])}, {escape(found[0]['adapter'])}"
-    caption = f"<b>{title} minus SFT's</b> <small>{setting}</small>"
-    return framed(styled(figure, height=300), caption, f"{title} minus that of SFT over N")
+    caption = f"<b>{title} minus SFT's, {escape(where)}</b> <small>over N; {escape(model)}, {escape(adapter)}</small>"
+    return framed(styled(figure, height=300), caption, f"{title} minus that of SFT over N, {where}")
 
 
 def _recurring(found: dict[str, Any]) -> str:
@@ -133,9 +148,9 @@ def _recurring(found: dict[str, Any]) -> str:
     return table(caption, ["Method", "In common", "By chance", "p", "Units"], rows) if rows else ""
 
 
-def crosses_at(found: dict[str, Any]) -> str:
+def crosses_at(line: dict[str, Any], sizes: Sequence[int]) -> str:
     """Where a line crosses zero, with its interval, as text."""
-    line, (first, *_, last) = found["pooled"], found["sizes"]
+    first, *_, last = sizes
     if line["n"] is None:
         return f"not from {first} to {last}"
     low = f"below {first}" if line["low"] is None else f"{line['low']:.0f}"
