@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 console = Console(stderr=True, highlight=False, quiet=os.environ.get("RANK", "0") != "0")  # of processes, the first
 _bars = Progress(
     TextColumn("{task.description}"),
-    BarColumn(),
+    BarColumn(20),
     MofNCompleteColumn(),
     TimeRemainingColumn(),
     TextColumn("{task.fields[note]}"),

@@ -285,7 +285,7 @@ class Steps(TrainerCallback):
     """
 
     def __init__(self, trainer: StageTrainer, advance: Advance = lambda *_: None):
-        self.trainer, self.advance, self.note = trainer, advance, ""
+        self.trainer, self.advance, self.score = trainer, advance, ""
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -301,7 +301,7 @@ class Steps(TrainerCallback):
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Remember what to show."""
-        self.note = f"development loss {kwargs['metrics']['eval_loss']:.4g}"
+        self.score = f", dev {self.trainer.settings.metric_for_best_model} {abs(kwargs['metrics']['eval_value']):.3g}"
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -327,13 +327,14 @@ class Steps(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """One update is done."""
+        loss = np.mean([self.trainer.records[g].loss for g in self.trainer.running])
         for g in self.trainer.running:
             record = self.trainer.records[g]
             record.log.append({"step": state.global_step, "loss": record.loss})
             self.trainer.track({f"{self.trainer.jobs[g].name}/loss": record.loss})
             record.loss = 0.0
         self.trainer.bank.clear_gradients()
-        self.advance(1, self.note)
+        self.advance(1, f"loss {loss:.3g}{self.score}")
 
 
 @contextmanager
