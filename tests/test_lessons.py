@@ -14,7 +14,7 @@ from ia2.capture import Selection, read
 from ia2.config import make_config
 from ia2.data import Example
 from ia2.errors import IA2Error
-from ia2.evaluation import Variant, answer
+from ia2.evaluation import Answer, Variant, answer
 from ia2.files import read_json, read_jsonl
 from ia2.jobs import Rows
 from ia2.lessons import Lessons
@@ -22,6 +22,7 @@ from ia2.models import LanguageModel
 from ia2.prompt import build_prompt
 from ia2.run import Data, Run
 from ia2.targets import collect
+from ia2.task import Task
 
 TRAIN, DEV = tuple(example_rows(5)), tuple(example_rows(8)[5:])
 EXTRA = tuple(Example(f"Text:{word}\nLabel:") for word in ("soup soup", "city city"))
@@ -101,6 +102,20 @@ def test_responses_of_the_teacher_itself(lm: LanguageModel, tmp_path: Path) -> N
     assert shown(taught) == shown(made)
     _, tuned = rows(lm, tmp_path, method="sft", responses="teacher")
     assert shown(tuned) == ids(lm, [(e.query, e.label) for e in TRAIN])
+
+
+def test_queries_are_answered_in_parts(lm: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    def counted(lm: LanguageModel, task: Task, examples: Any, variant: Variant) -> list[Answer]:
+        sizes.append(len(examples))
+        return answer(lm, task, examples, variant)
+
+    monkeypatch.setattr("ia2.lessons.answer", counted)
+    whole = lessons(lm, tmp_path / "whole")[1].answered("train")
+    monkeypatch.setattr("ia2.lessons.N_ANSWERED", 2)
+    assert lessons(lm, tmp_path / "parts")[1].answered("train") == whole
+    assert sizes == [5, 2, 2, 1]
 
 
 def test_texts_are_sampled_too(lm: LanguageModel, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from ia2.targets import Targets, collect, live, n_bytes
 from ia2.task import Task
 
 SPLITS = ("train", "unlabelled", "dev")
+N_ANSWERED = 4096  # queries at once, whose prompts and probabilities are in memory
 
 
 @dataclass(frozen=True)
@@ -117,8 +118,12 @@ class Lessons:
         if n := self.config.sample_responses:
             texts = sampled_answers(self.lm, self.task, examples, teacher, n, self.config.seed)
             return [replace(e, response=text) for e, of in zip(examples, texts, strict=True) for text in of]
-        given = shared_out(examples, lambda share: answer(self.lm, self.task, share, teacher))
-        return [replace(e, response=a.text) for e, a in zip(examples, given, strict=True)]
+        answered: list[Example] = []
+        for start in range(0, len(examples), N_ANSWERED):
+            part = examples[start : start + N_ANSWERED]
+            given = shared_out(part, lambda share: answer(self.lm, self.task, share, teacher))
+            answered += [replace(e, response=a.text) for e, a in zip(part, given, strict=True)]
+        return answered
 
     def look_at_teacher(self) -> None:
         """Say how good the teacher is with and without its context, before training, and keep both figures.
