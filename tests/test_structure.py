@@ -44,3 +44,9 @@ def test_the_public_names_exist_and_are_the_declared_ones() -> None:
     assert sorted(ia2._HOMES) == list(ia2.__all__)
     for name in ia2.__all__:
         assert getattr(ia2, name).__module__ == f"ia2.{ia2._HOMES[name]}"
+
+
+def test_float64_is_made_on_the_cpu() -> None:
+    """Apple's GPUs (mps) have none."""
+    for path in SOURCE.rglob("*.py"):
+        assert ".double().cpu()" not in path.read_text("utf-8"), path.name

@@ -110,8 +110,8 @@ def _gaps(rows: Sequence[Tensor], reference: Sequence[Tensor]) -> tuple[dict[str
     for a_RLD, b_RLD in zip(rows, reference, strict=True):
         l2_RL = (a_RLD - b_RLD).norm(dim=-1)
         cosine_RL = F.cosine_similarity(a_RLD, b_RLD, dim=-1)
-        cosines.append(cosine_RL.mean(1).double().cpu().numpy())
+        cosines.append(cosine_RL.mean(1).cpu().double().numpy())
         found["cosine"].append(cosine_RL.mean(0))
         found["l2"].append(l2_RL.mean(0))
         found["relative_l2"].append((l2_RL / b_RLD.norm(dim=-1)).mean(0))
-    return {name: torch.stack(values).double().cpu().numpy() for name, values in found.items()}, cosines
+    return {name: torch.stack(values).cpu().double().numpy() for name, values in found.items()}, cosines

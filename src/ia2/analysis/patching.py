@@ -121,7 +121,7 @@ def patched_scores(
                 scores.append(_among_labels(task, chunk, logps) if task.labels else _of_tokens(logps, tops, greedy))
                 advance(len(chunk), patch.variant.name)
     return Scores(
-        *(np.stack([torch.cat([part[i] for part in of]).double().cpu().numpy() for of in found]) for i in range(3))
+        *(np.stack([torch.cat([part[i] for part in of]).cpu().double().numpy() for of in found]) for i in range(3))
     )
 
 

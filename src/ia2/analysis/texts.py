@@ -96,7 +96,7 @@ def _nll(lm: LanguageModel, rows: Sequence[Tokens], variant: Variant) -> Array:
     with using(lm, variant.adapter):
         for chosen, batch, values in passes(lm, rows, {"logits"}, max_tokens=TOKENS_PER_BATCH):
             logp_PV = values["logits"].float().log_softmax(-1)
-            logp_P = logp_PV.gather(1, batch.response_ids[:, None])[:, 0].double()
+            logp_P = logp_PV.gather(1, batch.response_ids[:, None])[:, 0].cpu().double()
             parts = logp_P.split([rows[i].n_response for i in chosen])
             found[chosen] = [-part.sum().item() for part in parts]
     return found
