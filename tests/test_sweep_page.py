@@ -179,6 +179,10 @@ def test_costs_are_of_each_n_and_say_when_a_training_pays(tmp_path: Path) -> Non
     icl, sft, ia2_sft = re.findall(r"<tr>(.*?)</tr>", table)[1:4]
     assert re.findall(r"(\d+) tokens", icl) == ["40", "80"]
     assert re.findall(r"pays after (\d+) queries", sft) == ["400", "800"]
+    told = page(tmp_path, rows(), [pair(0.1, n=n, method="ia2-sft") for n in (4, 8)], costs=costs)
+    assert ["a query takes 1/10 of the tokens of ICL." in li for li in re.findall("<li data-n.*?</li>", told.own)] == [
+        True
+    ] * 2
     assert ("training" in icl, "pays" in icl, "pays" in ia2_sft, "3 s of training" in ia2_sft) == (
         False,
         False,

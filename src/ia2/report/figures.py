@@ -180,6 +180,7 @@ def _reliability(own: Look, rows: list[dict[str, Any]]) -> go.Figure:
         marker={**own.marker(), "size": [5 + 13 * (count / max(n)) ** 0.5 for count in n], "opacity": 1},
         text=[f"{count} rows" for count in n],
         name=plain(own.name),
+        cliponaxis=False,
         hovertemplate="confidence %{x:.3f}<br>accuracy %{y:.3f}<br>%{text}<extra></extra>",
     )
     figure.update_xaxes(range=[-0.04, 1.04], tickvals=[0, 0.5, 1])

@@ -82,7 +82,8 @@ def _crossings(found: Sequence[dict[str, Any]]) -> str:
         title, form = METRICS[of["metric"]]
         for where, line in _lines(of).items():
             small = f"<small>{escape(' · '.join((where, of['model'], of['adapter'])))}</small>"
-            values = [form.interval(line[key], "+") for key in ("first", "last", "per_doubling")]
+            ends = [line[key] for key in ("first", "last", "per_doubling")]
+            values = [f"{form.number(of['value'], '+')}<small>{form.bounds(of, '+')}</small>" for of in ends]
             names = f"{look(of['method']).dot}{name_of(of['method'])} minus {name_of(of['minus'])}"
             rows.append([f"{names}{small}", title, *values, crosses_at(line, of["sizes"])])
             key = (of["model"], of["adapter"], where, of["metric"])
@@ -91,8 +92,11 @@ def _crossings(found: Sequence[dict[str, Any]]) -> str:
         return ""
     caption = "A line in log N through the difference in accuracy, in points, and in ECE."
     titles = ["Methods", "Metric", "At the smallest N", "At the largest N", "Each doubling", "Crosses zero at N"]
-    figures = "".join(_over_n(key, lines) for key, lines in panels.items())
-    return f'<div class="wide panels">{figures}</div>{table(caption, titles, rows)}'
+    figures = ""
+    for metric in METRICS:
+        own = "".join(_over_n(key, lines) for key, lines in panels.items() if key[-1] == metric)
+        figures += f'<div class="wide panels">{own}</div>'
+    return figures + table(caption, titles, rows)
 
 
 def _lines(of: dict[str, Any]) -> dict[str, dict[str, Any]]:

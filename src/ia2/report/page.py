@@ -92,7 +92,7 @@ def _verdict(methods: dict[str, Any], differences: dict[str, Any]) -> str:
         claims = ["There is no pair of methods to compare here."]
     first, *others = claims
     if has_cost := subject != "icl" and {subject, "icl"} <= methods.keys():
-        first = f"{first.removesuffix('.')}; {_share(methods[subject], methods['icl'])}."
+        first = f"{first.removesuffix('.')}; {share_of_tokens(methods[subject], methods['icl'])}."
         others.append(_cost(subject, methods[subject], methods["icl"]))
     if len(subjects) > 1:
         others.append(f"Of the {len(subjects)} methods compared, {name_of(subject)} {CHOSEN}")
@@ -101,7 +101,7 @@ def _verdict(methods: dict[str, Any], differences: dict[str, Any]) -> str:
     return f'<p class="lead">{first}</p>\n<ul>{items}</ul>\n{tiles}'
 
 
-def _share(method: dict[str, Any], icl: dict[str, Any]) -> str:
+def share_of_tokens(method: dict[str, Any], icl: dict[str, Any]) -> str:
     """What share of ICL's tokens a query takes."""
     ratio = icl["tokens_per_query"] / method["tokens_per_query"]
     if ratio < 1.5:

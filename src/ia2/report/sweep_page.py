@@ -13,7 +13,7 @@ from ia2.report.figures import calibration, dots, framed, over_n
 from ia2.report.frame import dotted, name_of, table, write_page
 from ia2.report.grid_page import grid_sections
 from ia2.report.numbers import MILLISECONDS, PERCENT, SCORE, WHOLE, p_value
-from ia2.report.page import ACCURACY, BRIER, ECE, NLL, PAIRED, Column, difference_cell
+from ia2.report.page import ACCURACY, BRIER, ECE, NLL, PAIRED, Column, difference_cell, share_of_tokens
 from ia2.report.record import find_analysis, record
 
 Rows = Sequence[dict[str, Any]]
@@ -53,7 +53,7 @@ def write_sweep_report(
     )
     analysis = find_analysis(path.parent)
     sections = {
-        "Verdict": _verdict(methods, differences),
+        "Verdict": _verdict(methods, differences, costs),
         "Accuracy": _panels(methods, ACCURACY),
         "Calibration": _panels(methods, ECE),
         "Results": _results(methods),
@@ -81,13 +81,15 @@ def _where(row: Mapping[str, Any], methods: Rows, keys: Sequence[str] = SETTING)
     return " · ".join(str(texts.get(key, row[key])) for key in several)
 
 
-def _verdict(methods: Rows, differences: Rows) -> str:
-    claims = []
+def _verdict(methods: Rows, differences: Rows, costs: Rows) -> str:
+    claims, cost_of = [], {(row["method"], row["n"]): row for row in costs}
     for setting, pairs in _parts(differences, SETTING):
         own = next(rows for values, rows in _parts(methods, SETTING) if values == setting)
         overall = {row["method"]: row for row in own if row["task"] == own[0]["task"]}
         best = max({pair["method"]: None for pair in pairs}, key=lambda name: overall[name]["accuracy"]["value"])
         against = [_against(pair) for pair in pairs if pair["method"] == best]
+        if (own_cost := cost_of.get((best, pairs[0]["n"]))) and (icl := cost_of.get(("icl", pairs[0]["n"]))):
+            against.append(share_of_tokens(own_cost, icl))
         where, value = escape(_where(pairs[0], methods)), PERCENT.interval(overall[best]["accuracy"])
         claim = f"of what is trained, <b>{name_of(best)}</b> is the most accurate ({value}%)"
         claims.append((pairs[0]["n"], f"{where}: {claim}; {'; '.join(against)}."))
