@@ -118,6 +118,9 @@ def test_all_adapters_of_a_cell_are_analysed_together(cell: Path, analysed: Path
     drawn = [json.loads(text) for text in re.findall(r'<script type="application/json">(.*?)</script>', page)]
     attention = found["distances"]["attn_out"]["icl"]["sft"]["cosine"]
     assert drawn[0]["data"][3]["y"] == [interval["value"] for interval in attention]
+    first = Page(analysed / "analysis.html").figure("Share of the first heads that two methods have in common")["data"]
+    between = found["shared_units"]["heads"][f"zero-shot - {NAMES[0]}"]
+    assert first[0]["z"][0][:2] == [1.0, between["shared"] / between["k"]]
     assert len(page) < 5e6
     assert "by response position" not in page  # the responses are of one token
     with pytest.raises(IA2Error, match="label 'x' is not among the training labels"):

@@ -71,7 +71,10 @@ def test_heads_of_cells_that_are_analysed_are_compared_model_by_model(tmp_path: 
     assert list(found) == ["heads", "neurons"]
     (method, of), *others = found["heads"]["tiny"].items()
     assert (method, of["runs"], of["jaccard"], of["units"], others) == ("sft", ["a", "b"], 1, [(0, 2, 2)], [])
-    assert "1.3 (2)" in Page(tmp_path / "analysis.html").text
+    page = Page(tmp_path / "analysis.html")
+    assert "1.3 (2)" in page.text
+    chance, common = page.figure("Heads that cells have in common, tiny")["data"]
+    assert (chance["x"], common["x"]) == ([of["by_chance"]], [1.0])
 
 
 def test_models_and_adapters_are_not_mixed_in_one_line(tmp_path: Path) -> None:

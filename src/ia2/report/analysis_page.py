@@ -1,5 +1,6 @@
 """The page of an analysis: why methods differ, on the same tokens."""
 
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -142,8 +143,14 @@ def _shared(found: dict[str, Any]) -> str:
         for kind, pairs in found.items()
         for pair, of in pairs.items()
     ]
+    figures = ""
+    for kind, pairs in found.items():
+        own = {name: 1.0 for pair in pairs for name in pair.split(" - ")}
+        label = f"Share of the first {UNITS[kind]}s that two methods have in common"
+        figures += _matrix(own, {pair: of["shared"] / of["k"] for pair, of in pairs.items()}, label)
     caption = "Of the first tenth of units of two methods, how many are the same, and how many random ones would be."
-    return table(caption, ["Methods", "Shared", "By chance", "p"], rows)
+    titles = ["Methods", "Shared", "By chance", "p"]
+    return f'<div class="wide panels">{figures}</div>{table(caption, titles, rows)}'
 
 
 def _patching(found: dict[str, Any]) -> str:
@@ -188,16 +195,20 @@ def _weights(found: dict[str, Any]) -> str:
 
 
 def _overlap_matrix(found: dict[str, Any]) -> str:
-    names = list(found["adapters"])
-    values: dict[tuple[str, str], float | None] = {
-        (name, name): 1.0 if of["norm"]["mean"]["value"] else None for name, of in found["adapters"].items()
-    }
-    for pair, of in found["pairs"].items():
+    own = {name: 1.0 if of["norm"]["mean"]["value"] else None for name, of in found["adapters"].items()}
+    means = {pair: of["overlap"]["mean"] for pair, of in found["pairs"].items()}
+    values = {pair: of["value"] if of else None for pair, of in means.items()}
+    return _matrix(own, values, "Overlap of the subspaces that adapters write into, of every pair")
+
+
+def _matrix(own: Mapping[str, float | None], pairs: Mapping[str, float | None], label: str) -> str:
+    """What every two have in common, and on the diagonal what each has with itself."""
+    values = {(name, name): value for name, value in own.items()}
+    for pair, value in pairs.items():
         a, b = pair.split(" - ")
-        values[a, b] = values[b, a] = mean["value"] if (mean := of["overlap"]["mean"]) else None
-    rows = {a: [values[a, b] for b in names] for a in names}
-    label = "Overlap of the subspaces that adapters write into, of every pair"
-    return framed(heat_map(rows, [plain(look(name).name) for name in names]), f"{label}.", label)
+        values[a, b] = values[b, a] = value
+    rows = {a: [values[a, b] for b in own] for a in own}
+    return framed(heat_map(rows, [plain(look(name).name) for name in own]), f"{label}.", label)
 
 
 def _context(found: dict[str, Any]) -> str:

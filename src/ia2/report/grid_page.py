@@ -149,7 +149,33 @@ def _recurring(found: dict[str, Any]) -> str:
         "How many of the units that tell ICL best from a method are the same in two cells (Jaccard, mean over pairs), "
         "how many if units are permuted within layers, and which are found most often: layer.unit (cells)."
     )
-    return table(caption, ["Method", "In common", "By chance", "p", "Units"], rows) if rows else ""
+    figures = "".join(_common(kind, model, of) for kind, models in found.items() for model, of in models.items())
+    titles = ["Method", "In common", "By chance", "p", "Units"]
+    return f'<div class="wide panels">{figures}</div>{table(caption, titles, rows)}' if rows else ""
+
+
+def _common(kind: str, model: str, methods: dict[str, Any]) -> str:
+    """A row a method: what its cells have in common, and a ring for what they would by chance."""
+    figure, names = go.Figure(), list(methods)
+    for i, (name, of) in enumerate(methods.items()):
+        own = look(name)
+        for key, symbol in (("by_chance", "circle-open"), ("jaccard", "circle")):
+            figure.add_scatter(
+                x=[of[key]],
+                y=[len(names) - 1 - i],
+                mode="markers",
+                name=plain(own.name),
+                marker={"color": own.colour, "size": 10, "symbol": symbol},
+                text=["by chance" if key == "by_chance" else "in common"],
+                hovertemplate="%{fullData.name}, %{text}: %{x:.2f}<extra></extra>",
+            )
+    ticks = [plain(look(name).name) for name in reversed(names)]
+    figure.update_yaxes(tickvals=list(range(len(names))), ticktext=ticks, showgrid=False)
+    figure.update_xaxes(range=[-0.03, 1.03], nticks=6)
+    caption = f"<b>{kind.capitalize()} in common</b> <small>Jaccard; ring: by chance; {escape(model)}</small>"
+    return framed(
+        styled(figure, 50 + 30 * len(names)), caption, f"{kind.capitalize()} that cells have in common, {model}"
+    )
 
 
 def crosses_at(line: dict[str, Any], sizes: Sequence[int]) -> str:
