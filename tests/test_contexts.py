@@ -9,7 +9,7 @@ import pytest
 from conftest import LABELS
 from scipy.stats import chisquare
 
-from ia2.contexts import ORDERS, Contexts, Order, tfidf
+from ia2.contexts import ORDERS, TOGETHER, Contexts, Order, tfidf
 from ia2.data import Example
 
 DEMOS = tuple(Example(f"Text:{text}\nLabel:", label) for text, label in (("a b", "0"), ("c d", "1"), ("e f g", "0")))
@@ -36,11 +36,17 @@ def test_orders() -> None:
 ROWS = tuple(Example(f"Text:{i}\nLabel:", "0") for i in range(6))
 
 
+@pytest.fixture
+def from_two_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ia2.contexts.TOGETHER", 2)
+
+
 def drawn_together(contexts: Contexts, examples: Sequence[Example], seed: int) -> list[tuple[str, ...]]:
     prompts = contexts.prompts(LABELS, examples, np.random.default_rng(seed))
     return [tuple(query for query, _ in prompt.demos) for prompt in prompts]
 
 
+@pytest.mark.usefixtures("from_two_on")
 def test_orders_that_are_drawn_together_are_each_as_likely() -> None:
     counts: Counter[tuple[int, tuple[str, ...]]] = Counter()
     for seed in range(4800):
@@ -51,6 +57,7 @@ def test_orders_that_are_drawn_together_are_each_as_likely() -> None:
         assert chisquare(of).pvalue > 1e-3
 
 
+@pytest.mark.usefixtures("from_two_on")
 @pytest.mark.parametrize("n", [2, 3, 5, 8, 64])
 def test_orders_that_are_drawn_together_begin_alike(n: int) -> None:
     rows = tuple(Example(str(i), "0") for i in range(n))
@@ -61,6 +68,15 @@ def test_orders_that_are_drawn_together_begin_alike(n: int) -> None:
     assert len(beginnings) <= n * np.ceil(np.log2(n))
 
 
+def test_orders_of_few_demos_are_drawn_one_by_one() -> None:
+    for n, alone in ((TOGETHER - 1, True), (TOGETHER, False)):
+        rows = tuple(Example(str(i), "0") for i in range(n))
+        rng = np.random.default_rng(0)
+        one_by_one = [tuple(query for query, _ in Contexts(rows).prompt(LABELS, e, "0", rng).demos) for e in rows]
+        assert (drawn_together(Contexts(rows), rows, 0) == one_by_one) == alone
+
+
+@pytest.mark.usefixtures("from_two_on")
 def test_queries_that_are_no_demos_stand_beside_each_of_them_by_turns() -> None:
     others = [Example(f"Text:new {i}\nLabel:", "0") for i in range(60)]
     orders = drawn_together(Contexts(ROWS), others, 0)
@@ -70,6 +86,7 @@ def test_queries_that_are_no_demos_stand_beside_each_of_them_by_turns() -> None:
     assert len(set(orders)) > 50
 
 
+@pytest.mark.usefixtures("from_two_on")
 def test_a_row_that_comes_twice_has_two_orders() -> None:
     rows = tuple(Example(str(i), "0") for i in range(16))
     first, second = drawn_together(Contexts(rows), (rows[3], rows[3]), 0)
@@ -77,6 +94,7 @@ def test_a_row_that_comes_twice_has_two_orders() -> None:
     assert sorted(first) == sorted(second)
 
 
+@pytest.mark.usefixtures("from_two_on")
 def test_of_fewer_demos_the_last_ones_are_shown() -> None:
     whole, few = drawn_together(Contexts(ROWS), ROWS, 0), drawn_together(Contexts(ROWS, n_demos=2), ROWS, 0)
     assert few == [order[-2:] for order in whole]
@@ -89,6 +107,7 @@ def test_other_orders_are_those_of_each_alone(order: Order) -> None:
     assert contexts.prompts(LABELS, (*DEMOS, QUERY), rng) == alone
 
 
+@pytest.mark.usefixtures("from_two_on")
 def test_a_row_with_another_response_is_not_shown_its_own_label() -> None:
     answered = Example(DEMOS[0].query, "1")
     for contexts in (Contexts(DEMOS, order) for order in ORDERS):

@@ -143,6 +143,7 @@ def test_the_work_of_passes_is_what_the_model_is_given(
     order: Order, lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ia2.passes.worth_a_pass", lambda device: 8)
+    monkeypatch.setattr("ia2.contexts.TOGETHER", 8)
     examples, given = reasoned_rows(12), []
     queries = examples[:8] if order == "random" else examples[8:]
     prompts = Contexts(tuple(examples[:8]), order).prompts(GENERATED, queries, np.random.default_rng(0))

@@ -56,6 +56,7 @@ def test_what_is_shared_runs_once(lm: LanguageModel) -> None:
 @torch.no_grad()
 def test_what_some_begin_with_runs_once_for_them(any_lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ia2.passes.worth_a_pass", lambda device: 8)
+    monkeypatch.setattr("ia2.contexts.TOGETHER", 8)
     examples = [replace(row, query=f"{i} {row.query}") for i, row in enumerate(reasoned_rows(8))]
     prompts = Contexts(tuple(examples)).prompts(GENERATED, examples, np.random.default_rng(0))
     rows = [any_lm.encoder.encode(prompt) for prompt in prompts]

@@ -15,6 +15,7 @@ from ia2.task import Task
 
 Order = Literal["random", "fixed", "nearest"]
 ORDERS: tuple[Order, ...] = get_args(Order)
+TOGETHER = 32  # demos from which on their orders are drawn together: what prompts of fewer hold in common is short
 Similarity = Callable[[Sequence[str], Sequence[str]], NDArray[np.float64]]
 
 
@@ -65,13 +66,13 @@ class Contexts:
     def prompts(self, task: Task, examples: Sequence[Example], rng: np.random.Generator) -> list[Prompt]:
         """The teacher's prompts for labelled queries.
 
-        For each of them every random order is as likely as any other, but they are drawn together: the demos are
-        shuffled once and halved again and again, and a query that is one of them is shown the other half first, then
-        the other half of its own half, and so on. So n prompts of n - 1 demos begin alike as far as they can, and hold
-        about n * log2(n) demos to compute, not n * n (`ia2.passes`). Other queries stand each beside one of the demos,
-        which they are shown last; where all places are taken, the demos are shuffled again.
+        For each of them every random order is as likely as any other. From `TOGETHER` demos on they are drawn together:
+        the demos are shuffled once and halved again and again, and a query that is one of them is shown the other half
+        first, then the other half of its own half, and so on. So n prompts of n - 1 demos begin alike as far as they
+        can, and hold about n * log2(n) demos to compute, not n * n (`ia2.passes`). Other queries stand each beside one
+        of the demos, which they are shown last; where all places are taken, the demos are shuffled again.
         """
-        if self.order != "random" or not self.demos:
+        if self.order != "random" or len(self.demos) < TOGETHER:
             return [self.prompt(task, example, example.label, rng) for example in examples]
         n, own, n_seen = len(self.demos), {demo.query: i for i, demo in enumerate(self.demos)}, Counter[int]()
         shuffles, found = list[list[int]](), list[Prompt]()
