@@ -26,7 +26,9 @@ from ia2.world.tokenizer import build_tokenizer
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-METHODS_PAGE, ANALYSIS_PAGE = ((ROOT / "docs" / f"{name}.md").read_text("utf-8") for name in ("methods", "analysis"))
+GUIDE, METHODS_PAGE, ANALYSIS_PAGE = (
+    (ROOT / "docs" / f"{name}.md").read_text("utf-8") for name in ("guide", "methods", "analysis")
+)
 
 
 def blocks(language: str, page: str) -> list[str]:
@@ -42,7 +44,7 @@ HUB_ID = "Qwen/Qwen3-0.6B-Base"
 
 @pytest.fixture
 def workplace(tmp_path: Path) -> Path:
-    """A folder with the examples, and a small random Qwen3 where the README has one from the hub."""
+    """A folder with the examples, and a small random Qwen3 where the guide has one from the hub."""
     for folder in ("examples", "recipes"):
         shutil.copytree(ROOT / folder, tmp_path / folder)
     random_model("qwen3").save_pretrained(tmp_path / HUB_ID)
@@ -66,10 +68,15 @@ def run_here(command: str) -> list[str]:
     return arguments
 
 
-def test_commands_of_the_readme(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) < 100
+
+
+def test_commands_of_the_readme_and_the_guide(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workplace)
-    assert [c for c in commands(README) if c.startswith("make")] == ["make demo", "make test", "make check"]
-    for command in commands(README):
+    everything = list(dict.fromkeys([*commands(GUIDE), *commands(README)]))
+    assert [c for c in everything if c.startswith("make")] == ["make test", "make check", "make demo"]
+    for command in everything:
         if "<" in command:
             run(command, workplace)
         elif not command.startswith(("make", "pip install")):  # `make test` is what runs this
