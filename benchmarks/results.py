@@ -1,4 +1,4 @@
-"""The tables of docs/results.md, from the rows of sweeps: study.csv, ablations.csv and overlap.csv of a folder.
+"""The tables of docs/results.md, from study.csv, ablations.csv, overlap.csv and perhaps orders.csv of a folder.
 
 python -m benchmarks.results docs
 """
@@ -43,6 +43,8 @@ def every_table(folder: Path) -> dict[str, str]:
     found["Overlap of updates"] = overlap(overlaps)
     found["Where ICL helps"] = by_lift(study)
     found["Cost"] = cost(study)
+    if (folder / "orders.csv").is_file():
+        found["Orders drawn together"] = together(pd.read_csv(folder / "orders.csv"), study)
     return found
 
 
@@ -171,6 +173,17 @@ def cost(rows: pd.DataFrame) -> str:
         ratio = (seconds[method] / seconds.sft).groupby(level=["model", "n"]).median()
         cells = ["" if np.isnan(ratio.get(at, np.nan)) else f"{ratio[at]:.1f}" for at in sizes]
         lines.append(f"| {display_name(method)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def together(rows: pd.DataFrame, study: pd.DataFrame) -> str:
+    """A line a method: of orders drawn together (`ia2.contexts.TOGETHER` at 2) minus one by one, in the same cells."""
+    lines = [f"| {rows.groupby(CELL).ngroups} cells | {' | '.join(METRICS)} |", "|---|" + "---|" * len(METRICS)]
+    for method, own in rows.groupby("method", sort=False):
+        base = study[study.method == method].set_index(CELL)[list(METRICS)]
+        gap = (own.set_index(CELL)[list(METRICS)] - base).dropna()
+        values = over_tasks(gap, gap.index.get_level_values("task"), "+")
+        lines.append(f"| {display_name(str(method))} | {' | '.join(values)} |")
     return "\n".join(lines)
 
 
