@@ -168,8 +168,11 @@ def a_figure_is_there_as_numbers_and_as_svg(reader: Reader) -> None:
     assert numbers.get_attribute("aria-expanded") == "true"
     with reader.page.expect_download() as download:
         figure.locator("button.svg").click()
-    text = "".join(ElementTree.parse(download.value.path()).getroot().itertext())
+    svg = ElementTree.parse(download.value.path()).getroot()
+    text = "".join(svg.itertext())
     assert all(display_name(name) in text for name in NAMES)
+    assert "Share of wrong answers among the surest" in text
+    assert not [of for of in svg.iter() if of.tag.endswith(("image", "foreignObject", "style"))]
 
 
 def it_is_printed_whole(reader: Reader) -> None:

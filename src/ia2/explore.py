@@ -23,12 +23,11 @@ from ia2.errors import IA2Error
 from ia2.evaluation import Answer, answer, gold
 from ia2.files import read_jsonl
 from ia2.models import LanguageModel
-from ia2.report.figures import heat_map
+from ia2.report.figures import OTHER, heat_map
 from ia2.report.frame import dotted, table
 from ia2.report.numbers import MILLISECONDS, SCORE
 
 N_QUERIES = 100  # to pick from
-BOTH_THEMES = "#7b8087"  # a grey that is read on white and on black
 CSS = """input[role=combobox] { color: var(--body-text-color) !important; }
 .dot { display: inline-block; width: .7em; height: .7em; margin-right: .5em; border: .16em solid; border-radius: 50%;
 background: currentColor; } .dot.ring { background: none; }
@@ -179,9 +178,7 @@ def _page(gradio: Any, explorer: Explorer, queries: Sequence[str]) -> Any:
         except IA2Error as error:
             raise gradio.Error(str(error)) from None
         figure = heat_map({of.method: of.similarity for of in found if of.method != "icl"})
-        return answers_table(found), gradio.update(
-            value=figure.update_layout(font={"color": BOTH_THEMES}), visible=True
-        )
+        return answers_table(found), gradio.update(value=figure.update_layout(font={"color": OTHER}), visible=True)
 
     run = explorer.subject.run
     setting = f"Model {run.config.model} · {len(run.data.train)} training examples"

@@ -169,7 +169,7 @@ def _patching(found: dict[str, Any]) -> str:
     return (
         "<p>The first k heads or neurons, in the order that half of the rows gave them, do at the response positions "
         "what they do in ICL; all else is the method's own. Measured on the other half.</p>"
-        f'<div class="panels">{"".join(panels)}</div>'
+        f'<div class="three panels">{"".join(panels)}</div>'
     )
 
 

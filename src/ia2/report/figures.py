@@ -58,7 +58,7 @@ LOOKS = {
     "ia2+soft": Look("IA2 + soft labels", "an adapter trained on both", "#2F7F7F"),
     "icl-distill": Look("ICL distillation", "SFT on what ICL answers", "#5B5B9F"),
 }
-OTHER = "#4D4D4D"
+OTHER = "#7B8087"  # a grey that is read on white and on black
 
 
 def look(method: str) -> Look:

@@ -64,16 +64,20 @@ for (const button of all("button.data")) button.addEventListener("click", () => 
   found ? found.remove() : button.closest("figcaption").append(tableOf(plotOf(button)));
   button.setAttribute("aria-expanded", String(!found));
 });
+const plain = text => element("p", {textContent: text}).innerHTML;
 const PAPER = {"font.color": "#1d1f21", paper_bgcolor: "#fff", "legend.orientation": "h", "legend.y": -0.12};
+const TITLE = {"title.font.size": 13, "title.yref": "container", "title.y": 1, "title.yanchor": "top"};
 for (const button of all("button.svg")) button.addEventListener("click", async () => {
   await ready;
-  const plot = plotOf(button), filename = plot.getAttribute("aria-label").replace(/\W+/g, "-").slice(0, 60);
+  const plot = plotOf(button), label = plot.getAttribute("aria-label");
+  const filename = label.replace(/\W+/g, "-").slice(0, 60), width = Math.max(plot.clientWidth, 480);
+  const title = label.match(/.{1,60}(\s|$)|\S+/g).map(plain), top = 20 + 24 * title.length;
   const lines = plot.data.filter(trace => trace.visible !== false && trace.hoverinfo !== "skip");
   const showlegend = !plot.layout.yaxis.ticktext && new Set(lines.map(trace => trace.name)).size > 1;
   const copy = document.body.appendChild(element("div", {hidden: true}));
   await Plotly.newPlot(copy, plot.data, plot.layout, {staticPlot: true});
-  await Plotly.relayout(copy, {...PAPER, showlegend});
-  const size = {width: plot.clientWidth, height: plot.clientHeight + (showlegend ? 60 : 0)};
+  await Plotly.relayout(copy, {...PAPER, ...TITLE, "title.text": title.join("<br>"), "title.pad.t": top / 4, "margin.t": top, showlegend});
+  const size = {width, height: plot.clientHeight + top + (showlegend ? 60 : 0)};
   await Plotly.downloadImage(copy, {format: "svg", filename, ...size});
   copy.remove();
 });

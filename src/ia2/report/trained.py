@@ -59,8 +59,8 @@ def overlaps(found: dict[str, Any]) -> str:
             hovertemplate="%{y}, %{x}: %{z:.3f}<extra></extra>",
         )
     )
-    figure.update_xaxes(type="category", nticks=16)
-    figure.update_yaxes(type="category", autorange="reversed")
+    figure.update_xaxes(type="category", nticks=16, showgrid=False)
+    figure.update_yaxes(type="category", autorange="reversed", showgrid=False)
     text = "<b>Overlap by module</b> <small>0: none, 1: the same subspace</small>"
     return framed(styled(figure, 120 + 36 * len(pairs)), text, "Overlap of the updates of two adapters by module")
 
