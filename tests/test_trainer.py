@@ -67,6 +67,27 @@ def test_conversations_callbacks_and_an_adapter_of_ones_own(tmp_path: Path) -> N
     assert any(not torch.equal(weight, trainer.bank.weights[0][name]) for name, weight in before.items())
 
 
+def test_it_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
+    class Interrupt(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 3:
+                raise KeyboardInterrupt
+
+    def trainer(name: str, *callbacks: TrainerCallback) -> IA2Trainer:
+        args = IA2Config(str(tmp_path / name), save_strategy="steps", save_steps=1, **FAST)
+        return IA2Trainer(random_model("llama"), args, columns(TRAIN), columns(DEV), build_tokenizer(), None, callbacks)
+
+    whole, again = trainer("whole"), trainer("parts")
+    whole.train()
+    with pytest.raises(KeyboardInterrupt):
+        trainer("parts", Interrupt()).train()
+    assert sorted(path.name for path in (tmp_path / "parts").glob("c*")) == [f"checkpoint-{n}" for n in (1, 2, 3)]
+    again.train(resume_from_checkpoint=True)
+    assert again.state.global_step == whole.state.global_step == 6
+    assert again.records[0].log == whole.records[0].log
+    assert all(torch.equal(weight, again.bank.weights[0][name]) for name, weight in whole.bank.weights[0].items())
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning:trl")
 def test_its_arguments_are_read_and_it_is_pushed_as_others_are(
     model_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
