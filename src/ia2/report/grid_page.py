@@ -166,6 +166,7 @@ def _common(kind: str, model: str, methods: dict[str, Any]) -> str:
                 mode="markers",
                 name=plain(own.name),
                 marker={"color": own.colour, "size": 10, "symbol": symbol},
+                showlegend=False,
                 text=["by chance" if key == "by_chance" else "in common"],
                 hovertemplate="%{fullData.name}, %{text}: %{x:.2f}<extra></extra>",
             )
