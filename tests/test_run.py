@@ -1,7 +1,10 @@
 """The whole path on a random model: its numbers mean nothing, its files and repeatability do."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ from ia2.config import make_config
 from ia2.data import Example
 from ia2.errors import IA2Error
 from ia2.evaluation import Variant, answer
-from ia2.files import read_jsonl
+from ia2.files import read_jsonl, write_jsonl
 from ia2.models import load_model
 from ia2.run import Data, Run
 
@@ -97,6 +100,21 @@ def test_the_same_command_again_continues_and_ends_with_the_same_bytes(model_fol
     assert (parts.adapters["ia2"] / "training.json").stat().st_mtime_ns == primed
     assert adapter_bytes(parts) == adapter_bytes(whole)
     assert adapter_bytes(whole)["ia2"] != adapter_bytes(whole)["ia2-sft"]
+
+
+def test_fresh_processes_leave_the_same_bytes(model_folder: str, tmp_path: Path) -> None:
+    """Whatever order Python's hashes have in them."""
+    rows = tmp_path / "rows.jsonl"
+    write_jsonl(rows, ({"query": e.query, "response": e.response} for e in DATA.train))
+    command = f"-m ia2 train --model {model_folder} --train {rows} --num-train-epochs 1 --learning-rate 1e-2"
+    found: list[dict[str, bytes]] = []
+    for hashes in "12":
+        folder = tmp_path / hashes
+        whole = [sys.executable, *command.split(), f"--output={folder}"]
+        subprocess.run(whole, check=True, capture_output=True, env={**os.environ, "PYTHONHASHSEED": hashes})
+        found.append({str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.safetensors")})
+    assert len(found[0]) > 3
+    assert found[0] == found[1]
 
 
 def test_what_is_half_written_is_not_taken_as_whole(
