@@ -183,6 +183,31 @@ def test_the_best_weights_can_be_chosen_by_another_metric(lm: LanguageModel, met
 
 
 @pytest.mark.parametrize("has_dev", [False, True])
+def test_a_gradient_that_is_not_finite_stops_a_step_later_with_the_weights_before_it(
+    lm: LanguageModel, has_dev: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = rows_of(lm, LABELS, example_rows(4), example_rows(4))
+    whole, n_calls = StageTrainer.summed_losses, 0
+
+    def broken(self: StageTrainer, student: Any, inputs: Any) -> Tensor:
+        nonlocal n_calls
+        n_calls += self.model.training
+        found = whole(self, student, inputs)
+        if n_calls == 4 and found.requires_grad:
+            found.register_hook(lambda gradient: gradient * float("nan"))
+        return found
+
+    _, three = fit(lm, PRIME, rows, None, replace(SETTINGS, num_train_epochs=3))
+    monkeypatch.setattr(StageTrainer, "summed_losses", broken)
+    settings = replace(SETTINGS, num_train_epochs=9, eval_steps=1)
+    result, weights = fit(lm, PRIME, rows, rows if has_dev else None, settings)
+    assert (result.stopped or "").startswith("no finite loss at step 5")
+    assert result.n_steps == 3
+    for name, weight in three.items():
+        torch.testing.assert_close(weights[name], weight)
+
+
+@pytest.mark.parametrize("has_dev", [False, True])
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_weights(
     lm: LanguageModel, has_dev: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
