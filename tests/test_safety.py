@@ -120,6 +120,7 @@ def test_every_command_that_loads_a_model_trusts_its_code_by_the_flag_alone(
         raise OSError
 
     monkeypatch.setattr("ia2.models.AutoConfig.from_pretrained", from_pretrained)
+    monkeypatch.setattr("ia2.sweep._load", load_model)  # none that an earlier sweep has loaded
     flag = ["--trust-remote-code"] if trusts else []
     with pytest.raises(IA2Error):
         app([*command.split(), *flag], standalone_mode=False)
