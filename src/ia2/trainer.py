@@ -93,7 +93,7 @@ class IA2Trainer(StageTrainer):
             raise IA2Error("processing_class is None; expected the tokenizer of the model")
         else:
             if not hasattr(model, "hf_device_map"):
-                model.to(args.device)  # the teacher reads before the Trainer would move it
+                model.to(args.device)  # type: ignore[arg-type]  # the teacher reads before the Trainer would move it
             lm = wrap_model(model, processing_class, config.chat)
         data = Data(_examples(train_dataset, "train_dataset"), _examples(eval_dataset or (), "eval_dataset"))
         run = Run(Path(str(args.output_dir)) / "_run", config, data)  # what begins so is not pushed to the hub
