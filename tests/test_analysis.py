@@ -121,6 +121,12 @@ def test_all_adapters_of_a_cell_are_analysed_together(cell: Path, analysed: Path
     first = Page(analysed / "analysis.html").figure("Share of the first heads that two methods have in common")["data"]
     between = found["shared_units"]["heads"][f"zero-shot - {NAMES[0]}"]
     assert first[0]["z"][0][:2] == [1.0, between["shared"] / between["k"]]
+    auroc, drawn_auroc = (
+        found["units"]["heads"]["sft"]["auroc"],
+        Page(analysed / "analysis.html").figure("AUROC of each head, ICL against SFT")["data"][0],
+    )
+    assert [of["value"] for of in auroc[1]] == drawn_auroc["z"][1]
+    assert re.fullmatch(r"[\d.]+ \[[\d.]+, [\d.]+\]", drawn_auroc["text"][3][3])
     assert len(page) < 5e6
     assert "by response position" not in page  # the responses are of one token
     with pytest.raises(IA2Error, match="label 'x' is not among the training labels"):

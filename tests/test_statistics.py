@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from ia2.metrics import ece
-from ia2.statistics import Array, bootstrap, holm, intervals, mcnemar, mean, paired, permutation_test, wilson
+from ia2.statistics import Array, bootstrap, holm, intervals, jackknife, mcnemar, mean, paired, permutation_test, wilson
 
 N_SIMULATED = 200
 MOST = stats.binom.ppf(0.999, N_SIMULATED, 0.05)  # rejections of a test at 0.05 that errs as often as it may
@@ -32,6 +32,19 @@ def test_the_bootstrap_equals_a_naive_one() -> None:
     interval = bootstrap(ece, confidence, correct)
     assert interval.low == pytest.approx(np.quantile(draws, 0.025), abs=0.015)
     assert interval.high == pytest.approx(np.quantile(draws, 0.975), abs=0.015)
+
+
+def test_the_jackknife_covers_where_a_bootstrap_does_not() -> None:
+    """The share of different values, which a bootstrap makes less by drawing rows twice."""
+    rng = np.random.default_rng(3)
+    samples = [(rng.pareto(1, 100) * 10).astype(int).tolist() for _ in range(N_SIMULATED)]
+    mean_share = np.mean([len(set(sample)) / 100 for sample in samples])
+    found = [jackknife(lambda rows: len(set(rows)) / len(rows), sample) for sample in samples]
+    assert np.mean([of.low <= mean_share <= of.high for of in found]) > 0.9
+    drawn = [
+        np.quantile([len(set(rng.choice(sample, 100))) / 100 for _ in range(100)], 0.975) for sample in samples[:20]
+    ]
+    assert np.mean(np.array(drawn) < mean_share) > 0.9
 
 
 def test_statistics_together_are_those_alone() -> None:

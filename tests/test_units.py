@@ -10,7 +10,7 @@ from conftest import LABELS, example_rows, random_model
 
 from ia2.adapters import loaded_adapters
 from ia2.analysis import Activations, describe, find_units, read_activations
-from ia2.analysis.units import Q, auroc, halves, shared, standardised
+from ia2.analysis.units import Q, halves, shared, standardised
 from ia2.capture import Site
 from ia2.errors import IA2Error
 from ia2.evaluation import Variant
@@ -52,7 +52,9 @@ def test_without_a_planted_unit_none_survives() -> None:
     units = find_units(Activations({"head_out": tuple(range(10))}, acts.means, {}, {}), "head_out", 100, "sft")
     assert (units.p < 0.05).sum() > 20  # though many seem to
     assert (units.q < Q).sum() == 0
-    assert units.auroc.mean() == pytest.approx(0.5, abs=0.02)
+    assert units.auroc(slice(None))["value"] == pytest.approx(0.5, abs=0.02)
+    of_each = [units.auroc([u]) for u in range(1000)]
+    assert 0.9 < np.mean([of["low"] <= 0.5 <= of["high"] for of in of_each]) < 0.98
 
 
 def test_a_direction_is_measured_on_other_rows_than_it_was_found_on() -> None:
@@ -60,7 +62,7 @@ def test_a_direction_is_measured_on_other_rows_than_it_was_found_on() -> None:
     assert (len(first), len(second)) == (20, 21)
     assert sorted([*first, *second]) == list(range(41))
     units = find_units(noise({}, width=200, units=4), "head_out", 4, "sft")  # on its own rows any direction would tell
-    assert units.auroc.max() < 0.7
+    assert max(units.auroc([u])["value"] for u in range(12)) < 0.7
 
 
 @pytest.mark.parametrize("site", ["head_out", "neurons"])
@@ -89,11 +91,16 @@ def test_auroc_and_difference_are_those_of_all_pairs() -> None:
     units = find_units(noise({(0, 0): 1.0}), "head_out", 8, "sft")
     a, b = units.scores_icl[:, 0], units.scores_method[:, 0]
     naive = np.mean([[float(x > y) + 0.5 * float(x == y) for y in b] for x in a])
-    assert units.auroc[0] == pytest.approx(naive)
+    found = units.auroc([0])
+    assert found["value"] == pytest.approx(naive)
+    draws = [rng.integers(len(a), size=len(a)) for _ in range(2000)]
+    above = (a[:, None] > b) + 0.5 * (a[:, None] == b)
+    deviation = np.std([above[drawn][:, drawn].mean() for drawn in draws])
+    assert (found["high"] - naive) / 1.96 == pytest.approx(deviation, rel=0.1)
+    means = units.auroc([0, 5])["value"], (units.auroc([0])["value"] + units.auroc([5])["value"]) / 2
+    assert means[0] == pytest.approx(means[1])
     drawn = rng.integers(len(a), size=len(a))
     counts = np.bincount(drawn, minlength=len(a)).astype(float)
-    above = (a[:, None] > b) + 0.5 * (a[:, None] == b)
-    assert auroc(above, counts=counts) == pytest.approx(above[drawn][:, drawn].mean())
     pooled = np.sqrt((a[drawn].var(ddof=1) + b[drawn].var(ddof=1)) / 2)
     assert standardised(a, b, counts=counts) == pytest.approx((a[drawn].mean() - b[drawn].mean()) / pooled)
     assert bootstrap(standardised, a, a).value == 0
@@ -105,7 +112,8 @@ def test_units_that_two_methods_share_are_counted_against_chance() -> None:
     units = find_units(acts, "head_out", 8, "sft")
     assert shared(units, units)["k"] == shared(units, units)["shared"] == 2
     other = replace(units, order=units.order[::-1])
-    assert shared(units, other) == {"k": 2, "shared": 0, "expected": 4 / 24, "p": 1.0}
+    none = {"value": 0.0, "low": 0.0, "high": pytest.approx(0.658, abs=0.001)}
+    assert shared(units, other) == {"k": 2, "shared": 0, "share": none, "expected": 4 / 24, "p": 1.0}
     half = replace(units, order=[units.order[0], *units.order[2:], units.order[1]])
     assert shared(units, half)["p"] == pytest.approx(1 - 22 * 21 / (24 * 23))  # that at least one is the same
 

@@ -87,8 +87,10 @@ def test_every_pair_of_adapters_is_compared(lm: LanguageModel, tmp_path: Path) -
     same, other, fresh = list(found["pairs"].values())[:3]
     assert same["overlap"]["mean"]["low"] == pytest.approx(1)
     assert np.array(same["angles"]).max() < 1e-3
+    assert other["mean_angle"]["values"] == pytest.approx([np.mean(angles) for angles in other["angles"]])
+    assert same["mean_angle"]["mean"]["high"] < 1 < other["mean_angle"]["mean"]["low"]
     assert other["overlap"]["mean"]["low"] < other["expected"]["mean"]["value"] < other["overlap"]["mean"]["high"]
-    assert fresh["overlap"] == fresh["expected"] == {"values": [None] * 9, "mean": None}
+    assert fresh["overlap"] == fresh["expected"] == fresh["mean_angle"] == {"values": [None] * 9, "mean": None}
     assert found["adapters"]["fresh"]["norm"]["mean"]["value"] == 0
 
 

@@ -129,7 +129,8 @@ def _units(
     looked_at = {site: {v.name: find_units(acts, site, n, v.name) for v in variants} for site, n in n_units.items()}
     units = {KINDS[site]: {name: describe(of) for name, of in found.items()} for site, found in looked_at.items()}
     for name, own in looked_at["head_out"].items():
-        units["heads"][name]["auroc"] = own.auroc.reshape(-1, n_heads).tolist()
+        aurocs = [own.auroc([u]) for u in range(len(own.places))]
+        units["heads"][name]["auroc"] = [aurocs[u : u + n_heads] for u in range(0, len(aurocs), n_heads)]
     common = {
         KINDS[site]: {f"{a} - {b}": shared(found[a], found[b]) for a, b in combinations(found, 2)}
         for site, found in looked_at.items()

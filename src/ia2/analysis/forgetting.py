@@ -15,7 +15,7 @@ from ia2.errors import IA2Error
 from ia2.evaluation import Variant, answer, gold
 from ia2.models import LanguageModel
 from ia2.progress import step
-from ia2.statistics import Array, intervals, mean, paired
+from ia2.statistics import Array, intervals, jackknife, mean, paired
 from ia2.task import Task, infer_labels
 from ia2.tasks import load_task
 
@@ -104,21 +104,21 @@ def _compared(other: Other, read: dict[str, tuple[dict[str, Array], list[str]]])
     return found
 
 
-def diversity(texts: Sequence[str]) -> dict[str, float]:
+def diversity(texts: Sequence[str]) -> dict[str, dict[str, float]]:
     """`distinct_1`, `distinct_2`: different words and pairs of adjacent ones, over all of them (Li et al. 2016, 4.3).
 
     `distinct_answers`: different texts over all. `self_bleu`: BLEU of a text with the others as references, mean over
     the first 64 (Zhu et al. 2018), 1 where all are the same. Each in [0, 1], 0 without any. They depend on the number
-    of texts, so that only values of equally many compare, and a bootstrap, which draws texts twice, has no interval.
+    of texts: only values of equally many compare, and intervals are by jackknife, as a bootstrap draws texts twice.
     """
     words = [text.split() for text in texts]
-    pairs = [pair for of in words for pair in pairwise(of)]
-    return {
-        "distinct_1": _distinct([word for of in words for word in of]),
-        "distinct_2": _distinct(pairs),
-        "distinct_answers": _distinct(texts),
-        "self_bleu": _self_bleu(words[:N_BLEU]),
+    found = {
+        "distinct_1": jackknife(lambda some: _distinct([word for of in some for word in of]), words),
+        "distinct_2": jackknife(lambda some: _distinct([pair for of in some for pair in pairwise(of)]), words),
+        "distinct_answers": jackknife(_distinct, texts),
+        "self_bleu": jackknife(_self_bleu, words[:N_BLEU]),
     }
+    return {name: {end: min(1.0, max(0.0, x)) for end, x in asdict(of).items()} for name, of in found.items()}
 
 
 def _self_bleu(words: Sequence[list[str]]) -> float:

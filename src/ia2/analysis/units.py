@@ -5,6 +5,7 @@ A head is what it adds to the input of its output projection (the site `head_out
 """
 
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from scipy.stats import false_discovery_control, hypergeom, rankdata, wilcoxon
 from ia2.analysis.activations import Activations
 from ia2.capture import Site
 from ia2.errors import IA2Error
-from ia2.statistics import Array, bootstrap
+from ia2.statistics import Array, Interval, Z, bootstrap, wilson
 
 Q = 0.05
 N_EXCHANGES = 20
@@ -47,21 +48,38 @@ class Units:
     q: Array
     n_by_chance: float
 
-    @property
-    def auroc(self) -> Array:
-        """How often a row of ICL scores above a row of the method, half of that where they tie; (U,) in [0, 1]."""
+    @cached_property
+    def auroc_by_row(self) -> Array:
+        """Of each row, how the AUROC of each unit depends on it; (N, U). Their mean is the AUROC.
+
+        The AUROC is how often a row of ICL scores above a row of the method, half of that where they tie. Its standard
+        error is that of these means (DeLong et al. 1988, with the two of a row drawn together).
+        """
         n = len(self.scores_icl)
-        ranks = rankdata(np.concatenate([self.scores_icl, self.scores_method]), axis=0)[:n].sum(0)
-        return np.asarray((ranks - n * (n + 1) / 2) / n**2)
+        ranks = rankdata(np.concatenate([self.scores_icl, self.scores_method]), axis=0)
+        icl_NU = (ranks[:n] - rankdata(self.scores_icl, axis=0)) / n
+        method_NU = 1 - (ranks[n:] - rankdata(self.scores_method, axis=0)) / n
+        return np.asarray(icl_NU + method_NU - icl_NU.mean(0))
+
+    def auroc(self, chosen: Any) -> dict[str, float]:
+        """The mean AUROC of some units, with its interval over rows; in [0, 1]."""
+        rows_N = self.auroc_by_row[:, chosen].mean(1)
+        value, half = rows_N.mean(), Z * rows_N.std(ddof=1) / len(rows_N) ** 0.5
+        return asdict(Interval(float(value), float(max(0, value - half)), float(min(1, value + half))))
 
 
-def shared(a: Units, b: Units) -> dict[str, float]:
-    """How many of the first k units of two methods are the same, k a tenth of them, and how many would be by chance."""
+def shared(a: Units, b: Units) -> dict[str, Any]:
+    """How many of the first k units of two methods are the same, k a tenth of them, and how many would be by chance.
+
+    `share` is that of k, with Wilson's interval over units.
+    """
     k = max(1, len(a.order) // 10)
     both = len(set(a.order[:k]) & set(b.order[:k]))
+    low, high = wilson(np.array(both), np.array(k))
     return {
         "k": k,
         "shared": both,
+        "share": asdict(Interval(both / k, float(low), float(high))),
         "expected": k * k / len(a.order),
         "p": float(hypergeom.sf(both - 1, len(a.order), k, k)),
     }
@@ -131,23 +149,16 @@ def standardised(a: Array, b: Array, *, counts: Array | None = None) -> Array:
     return np.asarray(np.divide(gap, np.sqrt(np.abs(variance)), out=np.zeros_like(gap), where=variance > 0))
 
 
-def auroc(above_NN: Array, *, counts: Array | None = None) -> Array:
-    """From whether row i of ICL scores above row j of the method (1, or 0.5 where they tie), rows drawn together."""
-    n = np.ones(len(above_NN)) if counts is None else counts
-    return np.asarray(((n @ above_NN) * n).sum(-1) / n.sum(-1) ** 2)
-
-
 def describe(units: Units) -> dict[str, Any]:
     """Counts, and the ten units that the first half puts first, with what the second half says of them.
 
-    `auroc` and `difference` (standardised) have bootstrap intervals over the rows of the second half.
+    `auroc` and `difference` (standardised) have intervals over the rows of the second half.
     """
     top = []
     for u in units.order[:N_TOP]:
         a_N, b_N = units.scores_icl[:, u], units.scores_method[:, u]
-        above_NN = (a_N[:, None] > b_N) + 0.5 * (a_N[:, None] == b_N)
         layer, unit = units.places[u]
-        told = {"auroc": asdict(bootstrap(auroc, above_NN)), "difference": asdict(bootstrap(standardised, a_N, b_N))}
+        told = {"auroc": units.auroc([u]), "difference": asdict(bootstrap(standardised, a_N, b_N))}
         top.append({"layer": layer, "unit": unit, **told, "p": float(units.p[u]), "q": float(units.q[u])})
     at = np.array([layer for layer, _ in units.places])
     return {
@@ -160,7 +171,7 @@ def describe(units: Units) -> dict[str, Any]:
                 "layer": layer,
                 "n": int((at == layer).sum()),
                 "n_survive": int((units.q[at == layer] < Q).sum()),
-                "mean_auroc": float(units.auroc[at == layer].mean()),
+                "mean_auroc": units.auroc(at == layer),
             }
             for layer in np.unique(at).tolist()
         ],

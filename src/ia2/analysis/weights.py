@@ -123,10 +123,12 @@ def weights(adapters: Mapping[str, Path]) -> dict[str, Any]:
         both = [(found[a][module], found[b][module]) for module in modules]
         shared = [overlap(*updates) for updates in both]
         chance = [None if of is None else expected_overlap(*updates) for of, updates in zip(shared, both, strict=True)]
+        angles = [cosines(*updates).acos().rad2deg().tolist() for updates in both]
         pairs[f"{a} - {b}"] = {
             "overlap": _over_modules(shared),
             "expected": _over_modules(chance),
-            "angles": [cosines(*updates).acos().rad2deg().tolist() for updates in both],
+            "angles": angles,
+            "mean_angle": _over_modules([float(np.mean(of)) if of else None for of in angles]),
         }
     return {"modules": modules, "adapters": own, "pairs": pairs}
 

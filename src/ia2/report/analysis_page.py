@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from ia2.report.figures import accuracy, dots, error_bars, framed, heat_map, lines, look, plain, styled
 from ia2.report.frame import name_of, table, write_page
-from ia2.report.numbers import PERCENT, SCORE, SHORT, Form, Interval
+from ia2.report.numbers import PERCENT, SCORE, SHORT, WHOLE, Form, Interval
 from ia2.report.trained import along_training, overlaps
 
 SITES = {
@@ -107,14 +107,15 @@ def _units(found: dict[str, Any]) -> str:
         layers = [str(by["layer"] + 1) for by in of["by_layer"]]
         figure = go.Figure(
             go.Heatmap(
-                z=of["auroc"],
+                z=[[one["value"] for one in row] for row in of["auroc"]],
+                text=[[SHORT.interval(one) for one in row] for row in of["auroc"]],
                 y=layers,
                 x=[str(head + 1) for head in range(len(of["auroc"][0]))],
                 zmin=0.5,
                 zmax=1,
                 colorscale=[[0, "rgba(138,138,138,0.12)"], [1, own.colour]],
                 showscale=False,
-                hovertemplate="layer %{y}, head %{x}: %{z:.2f}<extra></extra>",
+                hovertemplate="layer %{y}, head %{x}: %{text}<extra></extra>",
             )
         )
         figure.update_xaxes(type="category", nticks=8, showgrid=False)
@@ -136,7 +137,7 @@ def _shared(found: dict[str, Any]) -> str:
     rows = [
         [
             f"{' with '.join(name_of(name) for name in pair.split(' - '))}<small>{UNITS[kind]}s</small>",
-            f"{of['shared']} of {of['k']}",
+            f"{of['shared']} of {of['k']}<small>{PERCENT.interval(of['share'])}%</small>",
             SHORT.number(of["expected"]),
             SCORE.number(of["p"]) if of["p"] >= 0.001 else "&lt; 0.001",
         ]
@@ -147,7 +148,7 @@ def _shared(found: dict[str, Any]) -> str:
     for kind, pairs in found.items():
         own = {name: 1.0 for pair in pairs for name in pair.split(" - ")}
         label = f"Share of the first {UNITS[kind]}s that two methods have in common"
-        figures += _matrix(own, {pair: of["shared"] / of["k"] for pair, of in pairs.items()}, label)
+        figures += _matrix(own, {pair: of["share"]["value"] for pair, of in pairs.items()}, label)
     caption = "Of the first tenth of units of two methods, how many are the same, and how many random ones would be."
     titles = ["Methods", "Shared", "By chance", "p"]
     return f'<div class="wide panels">{figures}</div>{table(caption, titles, rows)}'
@@ -179,6 +180,7 @@ def _weights(found: dict[str, Any]) -> str:
             " with ".join(f"{look(name).dot}{name_of(name)}" for name in pair.split(" - ")),
             _cell(of["overlap"]["mean"]),
             SCORE.number(mean["value"]) if (mean := of["expected"]["mean"]) else "—",
+            _cell(of["mean_angle"]["mean"], WHOLE),
         ]
         for pair, of in found["pairs"].items()
     ]
@@ -188,7 +190,7 @@ def _weights(found: dict[str, Any]) -> str:
     ]
     n = len(found["modules"])
     caption = f"Overlap of the subspaces that two adapters write into, mean over {n} modules: 1 is the same subspace."
-    shared = table(caption, ["Adapters", "Overlap", "Random subspaces"], pairs) if pairs else ""
+    shared = table(caption, ["Adapters", "Overlap", "Random subspaces", "Mean angle, °"], pairs) if pairs else ""
     if len(pairs) > 1:
         shared = _overlap_matrix(found) + shared
     return f"{shared}{overlaps(found)}{table('How large the updates are.', ['Adapter', 'Norm', 'Effective rank'], own)}"
@@ -236,17 +238,19 @@ def _forgetting(found: dict[str, Any]) -> str:
                 rows.append([f"{look(name).dot}{name_of(name)}{where}", *answers, *language])
             text = f"<b>Accuracy, %</b> {where}"
             panels += framed(dots([("", of["methods"])]), text, f"Accuracy on {task} with {shown}")
-            for name, distinct in of.get("diversity", {}).items():
-                texts.append([f"{look(name).dot}{name_of(name)}{where}", *map(SHORT.number, distinct.values())])
+            for name, diverse in of.get("diversity", {}).items():
+                texts.append(
+                    [f"{look(name).dot}{name_of(name)}{where}", *(_cell(of, SHORT) for of in diverse.values())]
+                )
     caption = "Tasks that nothing was trained on. The change is from before training, paired on the same rows."
     titles = ["Method", "Accuracy, %", "Change, points", "Perplexity", "Change of NLL"]
-    diverse = (
+    caption_of_texts = (
         "How diverse generated answers are: different words, pairs of words and answers, over all (1 is most), and "
         "self-BLEU, how much of an answer is in the others (0 is most)."
     )
     columns = ["Method", "Words", "Pairs", "Answers", "Self-BLEU"]
     figures = f'<div class="wide panels">{panels}</div>'
-    return figures + table(caption, titles, rows) + (table(diverse, columns, texts) if texts else "")
+    return figures + table(caption, titles, rows) + (table(caption_of_texts, columns, texts) if texts else "")
 
 
 def _text(found: dict[str, Any]) -> str:

@@ -45,7 +45,8 @@ const shown = (value, axis) => {
 const points = ({data, layout}) => data.filter(trace => trace.hoverinfo !== "skip").flatMap(trace => {
   const cell = (name, x, y, text) => [unplain(name ?? ""), shown(x, layout.xaxis), shown(y, layout.yaxis), text];
   const down = i => trace.y?.[i] ?? trace.y0;
-  if (trace.z) return trace.z.flatMap((row, i) => row.map((z, j) => cell(trace.name, trace.x[j], down(i), shown(z, {}))));
+  if (trace.z) return trace.z.flatMap((row, i) => row.map((z, j) =>
+    cell(trace.name, trace.x[j], down(i), trace.text?.[i][j] ?? shown(z, {}))));
   return Array.from(trace.x, (x, i) => cell(trace.name, x, trace.y[i], unplain(trace.text?.[i] ?? "")));
 });
 const tableOf = plot => {
