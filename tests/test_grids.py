@@ -63,18 +63,25 @@ def test_a_sweep_is_analysed_on_its_own_tasks(tmp_path: Path) -> None:
 def test_heads_of_cells_that_are_analysed_are_compared_model_by_model(tmp_path: Path) -> None:
     write_results(tmp_path)
     assert "recurring" not in analyze_sweep(tmp_path)
-    for name, model in (("a", "tiny"), ("b", "tiny"), ("c", "alone")):
+    for name, model in (
+        ("tiny_a_n4_seed0_lora", "tiny"),
+        ("tiny_a_n4_seed1_lora", "tiny"),
+        ("alone_a_n4_seed0_lora", "alone"),
+    ):
         heads = {"sft": {"n": 6, "by_layer": [{"layer": 0}, {"layer": 1}], "top": [{"layer": 0, "unit": 2}]}}
         own = {"model": model, "units": {"heads": heads, "neurons": heads}}
         write_json(tmp_path / "cells" / name / "analysis.json", own)
     found = analyze_sweep(tmp_path)["recurring"]
     assert list(found) == ["heads", "neurons"]
     (method, of), *others = found["heads"]["tiny"].items()
-    assert (method, of["runs"], of["jaccard"], of["units"], others) == ("sft", ["a", "b"], 1, [(0, 2, 2)], [])
+    assert (method, of["runs"]) == ("sft", ["tiny_a_n4_seed0_lora", "tiny_a_n4_seed1_lora"])
+    assert (list(of["pairs"]), of["units"], others) == (["same task, other seed"], [(0, 2, 2)], [])
+    pair = of["pairs"]["same task, other seed"]
+    assert pair["jaccard"] == {"value": 1, "low": 0, "high": 1}
     page = Page(tmp_path / "analysis.html")
     assert "1.3 (2)" in page.text
-    chance, common = page.figure("Heads that cells have in common, tiny")["data"]
-    assert (chance["x"], common["x"]) == ([of["by_chance"]], [1.0])
+    chance, common = page.figure("Heads that cells have in common, same task, other seed, tiny")["data"]
+    assert (chance["x"], common["x"], common["error_x"]["arrayminus"]) == ([pair["by_chance"]], [1.0], [1.0])
 
 
 def test_models_and_adapters_are_not_mixed_in_one_line(tmp_path: Path) -> None:

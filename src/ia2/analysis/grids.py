@@ -1,5 +1,6 @@
 """`ia2 analyze` of a sweep: what its table of results says of similarity and of the number of examples."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ia2.report import write_grid_analysis
 RESULTS = "results.csv"
 CELL = ["model", "task", "n", "seed", "adapter"]
 COLUMNS = (*CELL, "method", "test", "accuracy", "ece", "similarity")
+FOLDER = r"(.+)_n\d+_seed(\d+)_.+"  # of a cell: model and task, and seed
 REFERENCE, UNTRAINED = "sft", "zero-shot"
 
 
@@ -54,11 +56,12 @@ def analyze_sweep(folder: str | Path, output: Path | None = None) -> dict[str, A
             except IA2Error as error:
                 _skip(found["skipped"], f"{method} over N ({model}, {adapter})", error)
     cells = {path.parent.name: read_json(path) for path in sorted(Path(folder).glob("cells/*/analysis.json"))}
+    tasks = {name: (match[1], match[2]) for name in cells if (match := re.fullmatch(FOLDER, name))}
     by_model: dict[str, dict[str, Any]] = {}
     for name, analysis in cells.items():
         by_model.setdefault(analysis["model"], {})[name] = analysis
     for kind in ("heads", "neurons"):
-        if recurring := {model: of for model, own in by_model.items() if (of := recurring_units(own, kind))}:
+        if recurring := {model: of for model, own in by_model.items() if (of := recurring_units(own, tasks, kind))}:
             found.setdefault("recurring", {})[kind] = recurring
     write_json(output / "analysis.json", found)
     write_grid_analysis(output / "analysis.html", found)

@@ -136,47 +136,57 @@ def _recurring(found: dict[str, Any]) -> str:
     rows = [
         [
             f"{look(name).dot}{name_of(name)}<small>{kind}; {escape(model)}, {len(of['runs'])} cells</small>",
-            SHORT.number(of["jaccard"]),
-            SHORT.number(of["by_chance"]),
-            p_value(of["p"]),
+            f"{where}<small>{common['n_pairs']} pairs</small>",
+            f"{SHORT.number(common['jaccard']['value'])}<small>{SHORT.bounds(common['jaccard'])}</small>",
+            SHORT.number(common["by_chance"]),
+            p_value(common["p"]),
             ", ".join(f"{layer + 1}.{unit + 1} ({n})" for layer, unit, n in of["units"][:N_UNITS]),
         ]
         for kind, models in found.items()
         for model, methods in models.items()
         for name, of in methods.items()
+        for where, common in of["pairs"].items()
     ]
     caption = (
-        "How many of the units that tell ICL best from a method are the same in two cells (Jaccard, mean over pairs), "
-        "how many if units are permuted within layers, and which are found most often: layer.unit (cells)."
+        "How many of the units that tell ICL best from a method are the same in two cells (Jaccard, mean over pairs, "
+        "with an interval over cells), how many if units are permuted within layers, and which are found most often: "
+        "layer.unit (cells)."
     )
-    figures = "".join(_common(kind, model, of) for kind, models in found.items() for model, of in models.items())
-    titles = ["Method", "In common", "By chance", "p", "Units"]
+    figures = ""
+    for kind, models in found.items():
+        for model, methods in models.items():
+            for where in dict.fromkeys(where for of in methods.values() for where in of["pairs"]):
+                own = {name: of["pairs"][where] for name, of in methods.items() if where in of["pairs"]}
+                figures += _common(kind, where, model, own)
+    titles = ["Method", "Cells", "In common", "By chance", "p", "Units"]
     return f'<div class="wide panels">{figures}</div>{table(caption, titles, rows)}' if rows else ""
 
 
-def _common(kind: str, model: str, methods: dict[str, Any]) -> str:
-    """A row a method: what its cells have in common, and a ring for what they would by chance."""
+def _common(kind: str, where: str, model: str, methods: dict[str, Any]) -> str:
+    """A row a method: what pairs of its cells have in common, and a ring for what they would by chance."""
     figure, names = go.Figure(), list(methods)
     for i, (name, of) in enumerate(methods.items()):
-        own = look(name)
-        for key, symbol in (("by_chance", "circle-open"), ("jaccard", "circle")):
+        own, jaccard, chance = look(name), of["jaccard"], of["by_chance"]
+        for value, symbol, bars, text in (
+            (chance, "circle-open", None, f"by chance {SHORT.number(chance)}"),
+            (jaccard["value"], "circle", error_bars([jaccard]), f"in common {SHORT.interval(jaccard)}"),
+        ):
             figure.add_scatter(
-                x=[of[key]],
+                x=[value],
                 y=[len(names) - 1 - i],
+                error_x=bars,
                 mode="markers",
                 name=plain(own.name),
                 marker={"color": own.colour, "size": 10, "symbol": symbol},
-                showlegend=False,
-                text=["by chance" if key == "by_chance" else "in common"],
-                hovertemplate="%{fullData.name}, %{text}: %{x:.2f}<extra></extra>",
+                text=[text],
+                hovertemplate="%{fullData.name}, %{text}<extra></extra>",
             )
     ticks = [plain(look(name).name) for name in reversed(names)]
     figure.update_yaxes(tickvals=list(range(len(names))), ticktext=ticks, showgrid=False)
     figure.update_xaxes(range=[-0.03, 1.03], nticks=6)
-    caption = f"<b>{kind.capitalize()} in common</b> <small>Jaccard; ring: by chance; {escape(model)}</small>"
-    return framed(
-        styled(figure, 50 + 30 * len(names)), caption, f"{kind.capitalize()} that cells have in common, {model}"
-    )
+    caption = f"<b>{kind.capitalize()} in common, {where}</b> <small>Jaccard; ring: by chance; {escape(model)}</small>"
+    label = f"{kind.capitalize()} that cells have in common, {where}, {model}"
+    return framed(styled(figure, 50 + 30 * len(names)), caption, label)
 
 
 def crosses_at(line: dict[str, Any], sizes: Sequence[int]) -> str:
