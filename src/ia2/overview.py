@@ -5,8 +5,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ia2.comparison import by_variant, differences, pool, read_predictions
+from ia2.comparison import CONTEXTUAL, TEMPERATURE, by_variant, differences, pool, read_predictions
 from ia2.evaluation import Prediction
+from ia2.statistics import bootstrap, holm, mean, permutation_test
 from ia2.summary import measured
 
 ALL = "all tasks"
@@ -60,6 +61,31 @@ def overview(cells: Sequence[tuple[Setting, Path]]) -> Overview:
                 method, minus = pair.split(" - ", 1)
                 pairs.append({**shared, "n_cells": len(everything), "method": method, "minus": minus, **values})
     return Overview(methods, pairs)
+
+
+def over_all_n(rows: Any) -> list[dict[str, Any]]:
+    """How much more accurate each trained method is than SFT, over all N: the most accurate method first.
+
+    Args:
+        rows: a pandas table of one model and adapter, on the tests of the cells' own tasks: `task`, `seed`, `n`,
+            `method` and `accuracy`.
+
+    Returns:
+        Of each `method`: `accuracy`, the mean difference over all N that both are at, with an interval over tasks and
+        seeds within them, and `p_holm`, of exchanging the two within each task and seed, corrected over methods.
+    """
+    of = rows.pivot_table(index=["task", "seed", "n"], columns="method", values="accuracy")
+    trained = [
+        name for name in of if name not in ("zero-shot", "icl", "sft") and "sft" in of and CONTEXTUAL not in name
+    ]
+    found = []
+    for name in sorted((name for name in trained if TEMPERATURE not in name), key=lambda name: -of[name].mean()):
+        gaps = (of[name] - of["sft"]).dropna().groupby(["task", "seed"]).mean()
+        tasks = gaps.index.get_level_values("task").factorize()[0].tolist()
+        p = permutation_test(mean, [gaps.to_numpy()], [0 * gaps.to_numpy()])
+        found.append({"method": name, "p": p, "accuracy": asdict(bootstrap(mean, gaps.to_numpy(), groups=tasks))})
+    corrected = holm([row.pop("p") for row in found])
+    return [{**row, "p_holm": p} for row, p in zip(found, corrected, strict=True)]
 
 
 def _read(folders: Sequence[Path]) -> Iterator[tuple[str, str, list[Prediction]]]:

@@ -23,7 +23,7 @@ from ia2.data import Example, n_dev
 from ia2.errors import IA2Error, choose
 from ia2.files import read_json, write_json
 from ia2.models import LanguageModel, load_model
-from ia2.overview import Setting, overview
+from ia2.overview import Setting, over_all_n, overview
 from ia2.progress import say, step
 from ia2.report import write_sweep_report
 from ia2.results import write_differences, write_table
@@ -235,10 +235,13 @@ def report_sweep(folder: Path) -> Path:
     points = [Point(**cell) for cell in cells]
     seen = overview([(Setting(p.model, p.adapter, p.n), folder / "cells" / p.folder) for p in points])
     write_differences(folder, seen.differences)
+    own = rows[rows["test"] == rows.groupby(["model", "adapter", "task", "n", "seed"])["test"].transform("first")]
+    alone = len(own[["model", "adapter"]].drop_duplicates()) == 1 < own["n"].nunique()
     costs = rows.groupby(["method", "n"], sort=False)[list(COSTS)].mean().reset_index().to_dict("records")
     kept, page = read_json(folder / "sweep.json"), folder / "report.html"
     n_cells, samples = len(Grid(**kept["grid"]).points()), _samples(points, folder)
-    write_sweep_report(page, seen.methods, seen.differences, costs, samples, kept["failed"], n_cells)
+    overall = over_all_n(own) if alone else []
+    write_sweep_report(page, seen.methods, seen.differences, costs, samples, kept["failed"], n_cells, overall)
     return page
 
 

@@ -12,7 +12,7 @@ from ia2.report.disagreements import disagreements
 from ia2.report.figures import calibration, dots, framed, over_n
 from ia2.report.frame import dotted, name_of, table, write_page
 from ia2.report.grid_page import grid_sections
-from ia2.report.numbers import MILLISECONDS, PERCENT, SCORE, WHOLE, p_value
+from ia2.report.numbers import MILLISECONDS, PERCENT, SCORE, WHOLE, p_value, side
 from ia2.report.page import ACCURACY, BRIER, ECE, NLL, PAIRED, Column, difference_cell, share_of_tokens
 from ia2.report.record import find_analysis, record
 
@@ -36,6 +36,7 @@ def write_sweep_report(
     samples: Iterable[tuple[int, Rows]],
     failed: Mapping[str, str],
     n_cells: int,
+    overall: Rows = (),
 ) -> None:
     """Write the page.
 
@@ -46,6 +47,7 @@ def write_sweep_report(
         samples: predictions with `task` and `seed` of the cells of each N, the largest first.
         failed: why each cell failed that did, in whole or in part, by its name.
         n_cells: how many were wanted.
+        overall: see `ia2.overview.over_all_n`.
     """
     found = {key: ", ".join(dict.fromkeys(str(row[key]) for row in methods)) for key in ("model", "adapter", "n")}
     setting = (
@@ -53,7 +55,7 @@ def write_sweep_report(
     )
     analysis = find_analysis(path.parent)
     sections = {
-        "Verdict": _verdict(methods, differences, costs),
+        "Verdict": _overall(overall, found["n"]) + _verdict(methods, differences, costs),
         "Accuracy": _panels(methods, ACCURACY),
         "Calibration": _panels(methods, ECE),
         "Results": _results(methods),
@@ -79,6 +81,19 @@ def _where(row: Mapping[str, Any], methods: Rows, keys: Sequence[str] = SETTING)
     several = [key for key in keys if key == "n" or len({other[key] for other in methods}) > 1]
     texts = {"n": f"N = {row['n']}", "ood": "out of distribution" if row["ood"] else "in distribution"}
     return " · ".join(str(texts.get(key, row[key])) for key in several)
+
+
+def _overall(found: Rows, sizes: str) -> str:
+    """The verdict in one sentence, of all N together, on the most accurate trained method."""
+    if not found:
+        return ""
+    accuracy, p = found[0]["accuracy"], found[0]["p_holm"]
+    name = f"<b>{name_of(found[0]['method'])}</b>"
+    text = f"no difference of {name} and <b>SFT</b> in accuracy that this data can show"
+    if p < 0.05 and (way := side(accuracy)):
+        text = f"{name} is {'more' if way > 0 else 'less'} accurate than <b>SFT</b>"
+    text = f"{text}: {PERCENT.interval(accuracy, '+')} points, {p_value(p)}"
+    return f'<p class="lead">Over N = {sizes}: {text}.</p>\n'
 
 
 def _verdict(methods: Rows, differences: Rows, costs: Rows) -> str:
