@@ -246,6 +246,7 @@ def lines(series: Series, label: str = "", dash: str = "solid") -> go.Figure:
         )
     longest = max(len(x) for x, _ in series.values())
     figure.update_xaxes(dtick=max(1, -(-longest // 8)), showgrid=False)
+    figure.update_yaxes(nticks=6)
     return styled(figure, height=260)
 
 
