@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from test_evaluation import predictions
 
 from ia2.files import write_jsonl
-from ia2.overview import ALL, Setting, overview
+from ia2.overview import ALL, Setting, over_all_n, overview
 
 SMALL, LARGE = Setting("tiny", "lora", 4), Setting("tiny", "lora", 8)
 HITS = {  # by task, test and method: the rows that are right, of two seeds
@@ -82,3 +83,23 @@ def test_differences_are_over_all_tasks_and_those_out_of_distribution_apart(cell
     assert pairs[0]["accuracy"]["p_value"] == pytest.approx(2 / 2**4)  # of four cells, all say the same
     assert pairs[0]["accuracy"]["p_holm"] == pairs[0]["accuracy"]["p_value"]  # one pair
     assert pairs[3]["accuracy"]["p_holm"] > pairs[3]["accuracy"]["p_value"]
+
+
+def test_all_n_together_are_the_means_of_tasks_and_seeds() -> None:
+    """`ia2` is 0.2 above SFT on one task and 0.1 on the other; what ICL and recalibration give is not trained."""
+    gaps = {"sft": 0, "ia2": 1, "ia2-sft": -0.5, "icl": 9, "sft+temperature": 9}
+    rows = [
+        {"task": task, "seed": seed, "n": n, "method": name, "accuracy": 0.1 * n + size * gap + 0.01 * seed * gap}
+        for task, size in (("a", 0.2), ("b", 0.1))
+        for seed in range(4)
+        for n in (1, 2)
+        for name, gap in gaps.items()
+    ]
+    best, other = over_all_n(pd.DataFrame(rows))
+    assert (best["method"], other["method"]) == ("ia2", "ia2-sft")
+    assert best["accuracy"]["value"] == pytest.approx(0.15 + 0.015)
+    assert best["accuracy"]["low"] == pytest.approx(0.1 + 0.015, abs=0.01)
+    assert best["p_holm"] == pytest.approx(2 * 2 / 2**8)
+    few = [row for row in rows if row["task"] == "a" and row["seed"] < 3]
+    assert over_all_n(pd.DataFrame(few))[0]["p_holm"] == pytest.approx(2 * 2 / 2**3)
+    assert over_all_n(pd.DataFrame([row for row in rows if row["method"] != "sft"])) == []

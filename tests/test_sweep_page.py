@@ -117,6 +117,20 @@ def test_the_verdict_is_of_the_best_trained_method_and_goes_by_the_corrected_p(
     assert "against ICL +20.0 [+15.0, +25.0] points" in found.text
 
 
+def test_the_verdict_begins_with_all_n(tmp_path: Path) -> None:
+    def lead(low: float, p: float) -> str:
+        of = {"method": "ia2-sft", "accuracy": {"value": 0.05, "low": low, "high": 0.08}, "p_holm": p}
+        write_sweep_report(tmp_path / "report.html", rows(), [pair(0.5), pair(0.5, n=8)], (), (), {}, 12, [of])
+        own = Page(tmp_path / "report.html").own
+        assert own.index('class="lead"') < own.index("<li data-n")
+        return re.search('<p class="lead">(.*?)</p>', own)[1].replace("\u00a0", " ")  # type: ignore[index]
+
+    better = "Over N = 4, 8: <b>IA2→SFT</b> is more accurate than <b>SFT</b>: +5.0 [+2.0, +8.0] points, p = 0.010."
+    assert lead(0.02, 0.01) == better
+    assert lead(0.02, 0.06).startswith("Over N = 4, 8: no difference of <b>IA2→SFT</b> and <b>SFT</b>")
+    assert lead(-0.01, 0.01).startswith("Over N = 4, 8: no difference")
+
+
 def test_differences_have_their_setting_interval_and_p(tmp_path: Path) -> None:
     pairs = [pair(0.0002), pair(0.5, ood=True, n_cells=1)]
     found = page(tmp_path, [*rows(n=(4,)), *rows(n=(4,), ood=True)], pairs)
