@@ -121,7 +121,7 @@ def main() -> None:
             "collect, over demos (64 rows)",
             (4, 16, 64),
             lambda n: collecting(lm, 64, n),
-            "1, to 2 where attention is most of it",
+            "1; less from 32 on, where prompts begin alike",
         ),
         measured("collect, over layers (64 rows, 16 demos)", (2, 4, 8), lambda n: collecting(deep(n), 64, 16), "1"),
         measured(

@@ -126,7 +126,7 @@ def test_every_analysis_has_its_equation_its_figures_a_picture_and_what_it_does_
     for name in ANALYSES:
         assert re.search("[=·‖←∩Σ]", SECTIONS[name]), f"{name} has no equation"
         assert "\nThere, " in SECTIONS[name] or " There, " in SECTIONS[name], f"{name} has no figures"
-        assert ".svg)" in SECTIONS[name] or name == "Units in common", f"{name} has no picture"
+        assert ".svg)" in SECTIONS[name], f"{name} has no picture"
 
 
 def test_the_pictures_of_the_analysis_page_are_drawn() -> None:

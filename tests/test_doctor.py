@@ -160,4 +160,5 @@ def test_the_work_of_passes_is_what_the_model_is_given(
     with_padding, computed = (sum(column) for column in zip(*given, strict=True))
     assert (found.n_computed, found.n_padding) == (computed, with_padding - computed)
     assert found.n_computed < found.n_tokens == sum(len(row.ids) - 1 for row in rows)
+    assert found.n_at_once == max(n for n, _ in given)
     assert (found.n_padding > 0) == (order == "fixed")  # of random orders each row ends alone

@@ -80,6 +80,12 @@ def test_a_pass_that_saves_too_little_is_not_made(lm: LanguageModel, monkeypatch
         assert shared_prefix(lm, rows) == n
 
 
+def test_a_pass_that_saves_a_small_part_is_not_made(lm: LanguageModel) -> None:
+    for n_query, shares in ((150, True), (151, False)):
+        rows = [Tokens((*range(10), 20 + i, *range(n_query - 1)), 0, n_query) for i in range(40)]
+        assert shared_prefix(lm, rows) == (10 if shares else 0)
+
+
 def test_without_a_common_beginning_nothing_is_shared(lm: LanguageModel) -> None:
     rows = rows_of(lm)
     other = lm.encoder.encode(build_prompt(GENERATED, DEMOS[::-1], DEMOS[0].query, "0"))

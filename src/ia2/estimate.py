@@ -10,7 +10,7 @@ from ia2.capture import Selection, places
 from ia2.errors import IA2Error
 from ia2.jobs import share
 from ia2.models import LanguageModel
-from ia2.passes import TOKENS_PER_BATCH, batches, branch
+from ia2.passes import batches, branch
 from ia2.prompt import Tokens
 from ia2.targets import SHARD_BYTES, n_bytes
 
@@ -76,17 +76,16 @@ def estimate(
         head, layer = lm.base.get_output_embeddings(), lm.base.get_submodule(lm.anatomy.layers[0])
         weights = weights // n_processes + _size(head) + 2 * _size(layer)
     targets = sum(n_bytes(lm, row, selection) for row in teacher)
-    longest = max((row.n_inputs for row in teacher), default=0)
-    in_batch = min(max(TOKENS_PER_BATCH, longest), sum(row.n_inputs for row in teacher))
+    teaching = work(lm, teacher)
     steps = sorted(student, key=lambda row: -row.n_inputs)[: share(batch_size, n_processes)]
     step_tokens = steps[0].n_inputs * len(steps) if steps else 0
     responses = sum(row.n_response for row in steps)
     return Needs(
         weights=weights,
         targets=targets,
-        collecting=weights + in_batch * (3 * D + max(n_inner, 2) * M) * size + min(targets, SHARD_BYTES),
+        collecting=weights + teaching.n_at_once * (3 * D + max(n_inner, 2) * M) * size + min(targets, SHARD_BYTES),
         training=weights + n_trainable * ADAM_BYTES + step_tokens * L * kept * size + 8 * responses * V,
-        collect_flops=work(lm, teacher).flops / n_processes,
+        collect_flops=teaching.flops / n_processes,
         step_flops=4.0 * parameters * step_tokens,
     )
 
@@ -99,12 +98,14 @@ class Work:
         n_tokens: of all rows.
         n_computed: without those that rows begin with alike, but for once.
         n_padding: beside them, where rows of a batch differ in length.
+        n_at_once: the most of one pass, padding included.
         flops: floating-point operations, without those of padding.
     """
 
     n_tokens: int
     n_computed: int
     n_padding: int
+    n_at_once: int
     flops: float
 
 
@@ -114,15 +115,16 @@ def work(lm: LanguageModel, rows: Sequence[Tokens]) -> Work:
     parameters = sum(p.numel() for p in lm.base.parameters())
     parts = list(branch(lm, rows, range(len(rows))).walk())
     spans = [span for part in parts for span in part.spans]
-    padded = sum(
+    padded = [
         len(chosen) * max(part.rows[i].n_inputs for i in chosen)
         for part in parts
         for chosen in batches(part.rows, n_prefix=part.end)
-    )
+    ]
     return Work(
         n_tokens=sum(row.n_inputs for row in rows),
         n_computed=sum(n for n, _ in spans),
-        n_padding=padded - sum(row.n_inputs for part in parts for row in part.rows),
+        n_padding=sum(padded) - sum(row.n_inputs for part in parts for row in part.rows),
+        n_at_once=max([*padded, *(len(part.ids) for part in parts)]),
         flops=sum(2.0 * parameters * n + 4.0 * L * D * n * end for n, end in spans),
     )
 

@@ -111,16 +111,17 @@ def branch(lm: LanguageModel, rows: Sequence[Tokens], chosen: Sequence[int], sta
 def shared_prefix(lm: LanguageModel, rows: Sequence[Tokens], start: int = 0) -> int:
     """How many tokens of context all rows have alike behind `start`; 0 where a pass for them does not pay or cannot be.
 
-    That is where their keys and values cannot be kept, or where it saves too few tokens.
+    That is where their keys and values cannot be kept, or where it saves too few tokens, or too small a part of them:
+    behind what is shared, the keys and values of all layers are held at once.
     """
     caches = len(lm.anatomy.attention_layers) == len(lm.anatomy.layers) and not lm.adds_tokens
-    n = _alike(rows) - start
-    return n if caches and (len(rows) - 1) * n >= worth_a_pass(lm.device) else 0
+    n, longest = _alike(rows) - start, max(len(row.ids) for row in rows) - start
+    return n if caches and (len(rows) - 1) * n >= worth_a_pass(lm.device) and 16 * n >= longest else 0
 
 
 def worth_a_pass(device: torch.device) -> int:
     """How many tokens a pass of its own must save: what takes as long as to begin one, more on a GPU."""
-    return 128 if device.type == "cpu" else 4096
+    return 64 if device.type == "cpu" else 4096
 
 
 def _alike(rows: Sequence[Tokens]) -> int:
