@@ -103,11 +103,12 @@ def curves(found: Sequence[Growth]) -> go.Figure:
     figure = go.Figure()
     for of in found:
         sizes, taken = (np.array(values) / values[0] for values in (of.sizes, of.seconds))
-        figure.add_scatter(x=sizes, y=taken, mode="lines+markers", name=f"{of.name}: slope {of.slope:.2f}")
+        figure.add_scatter(x=sizes, y=taken, mode="lines+markers", name=f"{of.name.split(' (')[0]}: {of.slope:.2f}")
     ends = [1, max(of.sizes[-1] / of.sizes[0] for of in found)]
     figure.add_scatter(x=ends, y=ends, mode="lines", name="proportional", line={"dash": "dot", "color": OTHER})
-    figure.update_xaxes(type="log", title="times the smallest size")
-    figure.update_yaxes(type="log", title="times its seconds")
+    figure.update_xaxes(type="log", dtick="D2")
+    figure.update_yaxes(type="log", title={"text": "times its seconds", "font": {"size": 12}}, dtick="D2")
+    figure.update_layout(legend={"entrywidth": 225, "font": {"size": 11}})  # two columns
     return styled(figure, height=420)
 
 
