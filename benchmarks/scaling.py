@@ -124,7 +124,7 @@ def four_bits(lm: LanguageModel, needs: Needs) -> Needs:
     layers = [lm.base.get_submodule(path) for path in lm.anatomy.layers]
     saved = sum((2 - 4.5 / 8) * m.weight.numel() for of in layers for m in of.modules() if isinstance(m, nn.Linear))
     weights, collecting, training = (int(of - saved) for of in (needs.weights, needs.collecting, needs.training))
-    return Needs(weights, needs.targets, collecting, training, needs.collect_flops, needs.step_flops)
+    return replace(needs, weights=weights, collecting=collecting, training=training)
 
 
 def seconds(lm: LanguageModel, needs: Needs, n: int, shared: bool, gpu: Gpu) -> tuple[float, float]:

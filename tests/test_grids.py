@@ -63,14 +63,15 @@ def test_a_sweep_is_analysed_on_its_own_tasks(tmp_path: Path) -> None:
 def test_heads_of_cells_that_are_analysed_are_compared_model_by_model(tmp_path: Path) -> None:
     write_results(tmp_path)
     assert "recurring" not in analyze_sweep(tmp_path)
-    for name, model in (
-        ("tiny_a_n4_seed0_lora", "tiny"),
-        ("tiny_a_n4_seed1_lora", "tiny"),
-        ("alone_a_n4_seed0_lora", "alone"),
+    for name, model, seed in (
+        ("tiny_a_n4_seed0_lora", "tiny", 0),
+        ("tiny_a_n4_seed1_lora", "tiny", 1),
+        ("alone_a_n4_seed0_lora", "alone", 0),
     ):
         heads = {"sft": {"n": 6, "by_layer": [{"layer": 0}, {"layer": 1}], "top": [{"layer": 0, "unit": 2}]}}
         own = {"model": model, "units": {"heads": heads, "neurons": heads}}
         write_json(tmp_path / "cells" / name / "analysis.json", own)
+        write_json(tmp_path / "cells" / name / "rows.json", {"rows": [{"task": "a", "seed": seed}]})
     found = analyze_sweep(tmp_path)["recurring"]
     assert list(found) == ["heads", "neurons"]
     (method, of), *others = found["heads"]["tiny"].items()

@@ -1,5 +1,6 @@
 """The trainer: what changes nothing, what is restored, what is repeated bit for bit."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from conftest import GENERATED, LABELS, example_rows, reasoned_rows, teacher_pro
 from torch import Tensor
 
 from ia2.adapters import new_adapter
-from ia2.bank import Bank, trainable_copy
+from ia2.bank import Bank, Weights, trainable_copy
 from ia2.capture import SITES, Selection, Site, read
 from ia2.data import Example
 from ia2.jobs import Job, Metric, Rows, TrainingResult, TrainingSettings, arguments, best_of
@@ -182,25 +183,34 @@ def test_the_best_weights_can_be_chosen_by_another_metric(lm: LanguageModel, met
     assert result.value == pytest.approx(np.mean(nll) if metric == "nll" else -np.mean(hits), rel=1e-4)
 
 
+def fit_harmed(
+    lm: LanguageModel, has_dev: bool, monkeypatch: pytest.MonkeyPatch, harm: Callable[[int, Tensor], Tensor]
+) -> tuple[Weights, TrainingResult, Weights]:
+    """Weights after three sound steps; and what comes of nine, whose losses go through `harm` with their number."""
+    rows = rows_of(lm, LABELS, example_rows(4), example_rows(4))
+    whole, n_calls = StageTrainer.summed_losses, 0
+
+    def harmed(self: StageTrainer, student: Any, inputs: Any) -> Tensor:
+        nonlocal n_calls
+        n_calls += self.model.training
+        return harm(n_calls, whole(self, student, inputs))
+
+    _, three = fit(lm, PRIME, rows, None, replace(SETTINGS, num_train_epochs=3))
+    monkeypatch.setattr(StageTrainer, "summed_losses", harmed)
+    settings = replace(SETTINGS, num_train_epochs=9, eval_steps=1)
+    return three, *fit(lm, PRIME, rows, rows if has_dev else None, settings)
+
+
 @pytest.mark.parametrize("has_dev", [False, True])
 def test_a_gradient_that_is_not_finite_stops_a_step_later_with_the_weights_before_it(
     lm: LanguageModel, has_dev: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = rows_of(lm, LABELS, example_rows(4), example_rows(4))
-    whole, n_calls = StageTrainer.summed_losses, 0
+    def harm(step: int, losses: Tensor) -> Tensor:
+        if step == 4 and losses.requires_grad:
+            losses.register_hook(lambda gradient: gradient * float("nan"))
+        return losses
 
-    def broken(self: StageTrainer, student: Any, inputs: Any) -> Tensor:
-        nonlocal n_calls
-        n_calls += self.model.training
-        found = whole(self, student, inputs)
-        if n_calls == 4 and found.requires_grad:
-            found.register_hook(lambda gradient: gradient * float("nan"))
-        return found
-
-    _, three = fit(lm, PRIME, rows, None, replace(SETTINGS, num_train_epochs=3))
-    monkeypatch.setattr(StageTrainer, "summed_losses", broken)
-    settings = replace(SETTINGS, num_train_epochs=9, eval_steps=1)
-    result, weights = fit(lm, PRIME, rows, rows if has_dev else None, settings)
+    three, result, weights = fit_harmed(lm, has_dev, monkeypatch, harm)
     assert (result.stopped or "").startswith("no finite loss at step 5")
     assert result.n_steps == 3
     for name, weight in three.items():
@@ -211,18 +221,10 @@ def test_a_gradient_that_is_not_finite_stops_a_step_later_with_the_weights_befor
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_weights(
     lm: LanguageModel, has_dev: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = rows_of(lm, LABELS, example_rows(4), example_rows(4))
-    whole, n_calls = StageTrainer.summed_losses, 0
+    def harm(step: int, losses: Tensor) -> Tensor:
+        return losses * (float("nan") if step > 3 else 1.0)
 
-    def broken(self: StageTrainer, student: Any, inputs: Any) -> Tensor:
-        nonlocal n_calls
-        n_calls += self.model.training
-        return whole(self, student, inputs) * (float("nan") if n_calls > 3 else 1.0)
-
-    _, three = fit(lm, PRIME, rows, None, replace(SETTINGS, num_train_epochs=3))
-    monkeypatch.setattr(StageTrainer, "summed_losses", broken)
-    settings = replace(SETTINGS, num_train_epochs=9, eval_steps=1)
-    result, weights = fit(lm, PRIME, rows, rows if has_dev else None, settings)
+    three, result, weights = fit_harmed(lm, has_dev, monkeypatch, harm)
     assert result.stopped is not None
     assert "no finite loss at step 4, learning rate 0.01; the weights of step" in result.stopped
     assert result.stopped in capsys.readouterr().err

@@ -14,7 +14,7 @@ from ia2.anatomy import Anatomy
 from ia2.capture import SITES, paths
 from ia2.data import Example, n_dev
 from ia2.errors import IA2Error
-from ia2.estimate import Needs, Work, estimate, work
+from ia2.estimate import Needs, estimate, work
 from ia2.evaluation import Variant, gold, label_logps
 from ia2.models import LanguageModel
 from ia2.processes import is_shared, processes
@@ -35,7 +35,6 @@ class Report:
         layers: a line on the layers, and one a site.
         adapter: what it changes, its trainable parameters and their share.
         needs: memory, disk, operations.
-        teaching: what the teacher computes.
         seconds: estimated, of collecting and of one training step, at the speed of a timed pass.
         scores: NLL and accuracy without and with the teacher's context.
         warnings: what usually goes wrong, each with what to do.
@@ -46,7 +45,6 @@ class Report:
     layers: list[str]
     adapter: str
     needs: Needs | None
-    teaching: Work
     seconds: tuple[float, float] | None
     scores: dict[str, tuple[float, float]]
     warnings: list[str]
@@ -101,7 +99,7 @@ def examine(run: Run, lm: LanguageModel) -> Report:
                 f"{', '.join(task.labels)}; choose other labels or another form of the query"
             )
     prompt = _marked(lm, teacher[0]) if teacher else []
-    return Report(prompt, _layers(lm.anatomy), adapter, needs, work(lm, teacher), seconds, scores, warnings, errors)
+    return Report(prompt, _layers(lm.anatomy), adapter, needs, seconds, scores, warnings, errors)
 
 
 def _encoded(run: Run, lm: LanguageModel) -> tuple[list[Tokens], list[Tokens], list[str]]:
@@ -184,12 +182,11 @@ def lines(report: Report) -> Iterator[str]:
         yield shown + "".join(f"[{text}]->{token!r}" if token else f" {text!r}" for text, token in marked)
     yield from ("", *report.layers, report.adapter)
     if report.needs and report.seconds:
-        needs = {name: _bytes(value) for name, value in vars(report.needs).items() if "flops" not in name}
+        needs, of = report.needs, report.needs.teaching
         yield (
-            f"memory: {needs['weights']} of weights, {needs['collecting']} to collect, {needs['training']} to train; "
-            f"{needs['targets']} of targets on disk"
+            f"memory: {_bytes(needs.weights)} of weights, {_bytes(needs.collecting)} to collect, "
+            f"{_bytes(needs.training)} to train; {_bytes(needs.targets)} of targets on disk"
         )
-        of = report.teaching
         yield (
             f"the teacher computes {of.n_computed:,} of its prompts' {of.n_tokens:,} tokens, as what they begin with "
             f"alike is computed once, and {of.n_padding:,} of padding"

@@ -27,7 +27,8 @@ class Needs:
         targets: what the teacher leaves on disk, exactly, for all processes together.
         collecting: at the most while the teacher runs, weights included.
         training: at the most while an adapter trains, weights included.
-        collect_flops: of the teacher's pass.
+        teaching: what the teacher computes.
+        collect_flops: of a process's share of that.
         step_flops: of one training step.
     """
 
@@ -35,6 +36,7 @@ class Needs:
     targets: int
     collecting: int
     training: int
+    teaching: "Work"
     collect_flops: float
     step_flops: float
 
@@ -85,6 +87,7 @@ def estimate(
         targets=targets,
         collecting=weights + teaching.n_at_once * (3 * D + max(n_inner, 2) * M) * size + min(targets, SHARD_BYTES),
         training=weights + n_trainable * ADAM_BYTES + step_tokens * L * kept * size + 8 * responses * V,
+        teaching=teaching,
         collect_flops=teaching.flops / n_processes,
         step_flops=4.0 * parameters * step_tokens,
     )

@@ -1,6 +1,5 @@
 """`ia2 analyze` of a sweep: what its table of results says of similarity and of the number of examples."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from ia2.report import write_grid_analysis
 RESULTS = "results.csv"
 CELL = ["model", "task", "n", "seed", "adapter"]
 COLUMNS = (*CELL, "method", "test", "accuracy", "ece", "similarity")
-FOLDER = r"(.+)_n\d+_seed(\d+)_.+"  # of a cell: model and task, and seed
 REFERENCE, UNTRAINED = "sft", "zero-shot"
 
 
@@ -55,8 +53,10 @@ def analyze_sweep(folder: str | Path, output: Path | None = None) -> dict[str, A
                 ]
             except IA2Error as error:
                 _skip(found["skipped"], f"{method} over N ({model}, {adapter})", error)
-    cells = {path.parent.name: read_json(path) for path in sorted(Path(folder).glob("cells/*/analysis.json"))}
-    tasks = {name: (match[1], match[2]) for name in cells if (match := re.fullmatch(FOLDER, name))}
+    folders = {path.parent.name: path.parent for path in sorted(Path(folder).glob("cells/*/analysis.json"))}
+    cells = {name: read_json(path / "analysis.json") for name, path in folders.items()}
+    settings = {name: read_json(path / "rows.json")["rows"][0] for name, path in folders.items()}
+    tasks = {name: (str(of["task"]), str(of["seed"])) for name, of in settings.items()}
     by_model: dict[str, dict[str, Any]] = {}
     for name, analysis in cells.items():
         by_model.setdefault(analysis["model"], {})[name] = analysis
