@@ -31,6 +31,7 @@ def step(description: str, total: int) -> Iterator[Advance]:
     try:
         yield lambda n=1, note="": _bars.update(bar, advance=n, note=note)
     finally:
+        _bars.refresh()  # a short step is over before a bar is drawn by itself
         _bars.remove_task(bar)
         if first:
             _bars.stop()
