@@ -39,8 +39,8 @@ bench: setup
 	$(BIN)/python -m benchmarks
 
 results: setup
-	for part in study study-gpt2 study-n2 study-seeds study-n32; do \
-		$(BIN)/ia2 sweep recipes/$$part.yaml --output runs/study/$$part || exit; done
+	for part in study-n study study-gpt2; do \
+		$(BIN)/ia2 sweep recipes/$$part.yaml --output runs/study/$$part --engine ray || exit; done
 	awk 'FNR > 1 || NR == 1' runs/study/study*/results.csv > runs/study/study.csv
 	$(BIN)/python -m benchmarks.ablations --output runs/study/ablations
 	$(BIN)/python -m benchmarks.overlaps runs/study/study > runs/study/overlap.csv

@@ -12,7 +12,7 @@ import pandas as pd
 from benchmarks.choices import GRID
 from ia2.sweep import Grid, sweep
 
-ASIDE = {**GRID, "seeds": GRID["seeds"][:3], "n_test": 200, "cells_at_once": 12}
+ASIDE = {**GRID, "seeds": GRID["seeds"][:3], "n_test": 200, "cells_at_once": 6}
 ADAPTERS = ("ia3", "prefix-tuning", "full", "prompt-tuning", "peanut")
 SETTINGS: dict[str, dict[str, Any]] = {
     "default": {"methods": ["sft", "ia2-sft"]},
@@ -38,7 +38,9 @@ def main() -> None:
     output = parser.parse_args().output
     tables = []
     for name, grid in SETTINGS.items():
-        rows = sweep(Grid.model_validate({**ASIDE, **grid}), output / name.replace(" ", "-").replace(",", ""))
+        rows = sweep(
+            Grid.model_validate({**ASIDE, **grid}), output / name.replace(" ", "-").replace(",", ""), engine="ray"
+        )
         tables.append(pd.DataFrame(rows).assign(setting=name))
         pd.concat(tables)[COLUMNS].to_csv(output.with_suffix(".csv"), index=False, float_format="%.6g")
 

@@ -24,6 +24,7 @@ PAIRS = (
     ("ia2-sft", "soft-sft"),
     ("ia2-sft", "hidden-sft"),
     ("ia2-sft", "joint"),
+    ("ia2-sft", "sft-ia2"),
     ("ia2-sft", "ia2"),
     ("ia2-sft", "icl"),
     ("ia2", "soft"),

@@ -166,7 +166,7 @@ def sweep(
     output: Annotated[Path, typer.Option(help="Where results go; the same command again continues.")],
     models: Annotated[str | None, typer.Option(help="In place of the grid's, e.g. tiny.")] = None,
     tasks: Annotated[str | None, typer.Option(help="In place of the grid's.")] = None,
-    engine: Annotated[str, typer.Option(help="local, or ray for a Ray cluster.")] = "local",
+    engine: Annotated[str, typer.Option(help="local, or ray: a cluster, or all cores of this machine.")] = "local",
     trust_remote_code: Trusted = False,
 ) -> None:
     """Run a grid of models, tasks, numbers of examples, seeds and adapters; what is done is not done again."""
