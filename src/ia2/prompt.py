@@ -129,6 +129,7 @@ class Encoder:
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.chat = None if chat == "none" else find_chat(tokenizer, chat)
+        self._trim = str.strip if self.chat and self.chat.trims else str
         marked, bare = tokenizer("a").input_ids, self._ids("a")
         if not bare:
             raise IA2Error(
@@ -144,10 +145,9 @@ class Encoder:
 
     def pieces(self, prompt: Prompt) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
         """Of context, query and response: as the prompt has them, or as the chat template renders them."""
-        chat, response = self.chat, prompt.response
+        chat, response, trim = self.chat, prompt.response, self._trim
         if chat is None:
             return prompt.context, (prompt.query,), (response,)
-        trim = str.strip if chat.trims else str
         ends = response.endswith(prompt.separator)  # a response that says where it ends does so as a turn does
         ended = (trim(response.removesuffix(prompt.separator)), chat.end) if ends else (trim(response),)
         if chat.style == "message":
@@ -180,12 +180,12 @@ class Encoder:
         raise IA2Error(f"the tokenizer puts a space before {text[:60]!r}; expected one that can be told not to")
 
     def label_ids(self, labels: Sequence[str]) -> list[list[int]]:
-        """Ids of each label.
+        """Ids of each label as a response: without outer spaces, where the chat template drops these.
 
         Raises:
             IA2Error: two are the same, or one has none.
         """
-        ids = [self.piece(label) for label in labels]
+        ids = [self.piece(self._trim(label)) for label in labels]
         if len({tuple(i) for i in ids}) < len(ids) or not all(ids):
             raise IA2Error(f"the labels {', '.join(map(repr, labels))} are not told apart by this model's tokenizer")
         return ids
