@@ -12,6 +12,7 @@ from conftest import GENERATED, LABELS, reasoned_rows
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from ia2 import evaluation
 from ia2.chat import CHATS
 from ia2.config import make_config
 from ia2.contexts import Contexts
@@ -112,6 +113,8 @@ def test_a_template_that_drops_outer_spaces_is_followed() -> None:
     assert text == f"<|im_start|>user\n{ROW.query}<|im_end|>\n<|im_start|>assistant\n1"
     turns = [{"role": "user", "content": prompt.query}]
     assert text == tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True) + "1"
+    n = encoder.encode(prompt).n_response
+    assert encoder.label_ids((" 1", " 0"))[0] == list(encoder.encode(prompt).ids[-n:])
 
 
 @pytest.mark.parametrize(
@@ -148,6 +151,14 @@ def test_a_generated_turn_ends_where_the_template_ends_it() -> None:
     )
     rows = [lm.encoder.encode(build_prompt(GENERATED, (), "soup")) for _ in range(3)]
     assert generate(lm, rows, GENERATED) == 3 * [[40, end]]
+
+
+def test_a_turn_that_another_token_ends_is_read_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = chat_model("turns")
+    lm.base.generation_config.eos_token_id = lm.encoder.piece("</s>")
+    ids = lm.encoder.piece("soup</s>")
+    monkeypatch.setattr(evaluation, "generate", lambda lm, rows, *_: [ids for _ in rows])
+    assert [given.text for given in answer(lm, GENERATED, [ROW], Variant("zero-shot"))] == ["soup"]
 
 
 @pytest.mark.parametrize("style", CHATS)

@@ -89,6 +89,15 @@ def test_batched_generation_equals_one_row_at_a_time_without_cache(any_lm: Langu
     assert together == [naive_generate(any_lm, list(row.ids), 8) for row in rows]
 
 
+def test_a_row_ends_at_each_token_that_ends_a_text_for_the_model(lm: LanguageModel) -> None:
+    says(lm, "Text:soup\nLabel:", "apple banana 0 1")
+    end = lm.encoder.piece("banana")
+    lm.base.generation_config.eos_token_id = [lm.encoder.tokenizer.eos_token_id, *end]
+    queries = ["Text:soup\nLabel:", "Text:soup\nLabel: apple"]
+    rows = [lm.encoder.encode(build_prompt(GENERATED, (), query)) for query in queries]
+    assert generate(lm, rows, GENERATED) == [lm.encoder.piece("apple banana"), end]
+
+
 def test_generated_answers_carry_the_mean_probability_of_their_tokens(lm: LanguageModel) -> None:
     given = answer(lm, GENERATED, ROWS[:1], Variant("zero-shot"))[0]
     ids = list(lm.encoder.encode(build_prompt(GENERATED, (), ROWS[0].query)).ids)
@@ -234,6 +243,22 @@ def arrays(rows: list[Prediction]):  # type: ignore[no-untyped-def]
     import numpy as np
 
     return np.array([p.confidence for p in rows]), np.array([float(p.correct) for p in rows])
+
+
+def test_labels_of_one_token_of_which_one_begins_another(lm: LanguageModel) -> None:
+    task = Task(("snow", "snowman"))
+    rows = [replace(row, response="snowman") for row in ROWS]
+    p_NC = label_logps(lm, ("snow", "snowman"), [build_prompt(task, (), row.query) for row in rows]).softmax(-1)
+    found = evaluate(lm, task, rows, [Variant("zero-shot")], Variant("zero-shot"))
+    assert [(p.p_labels or {})["snow"] for p in found] == pytest.approx(p_NC[:, 0].tolist(), abs=1e-5)
+
+
+def test_where_a_label_ends_counts_among_its_tokens(lm: LanguageModel) -> None:
+    prompts = [build_prompt(Task(("0", "0 soup"), separator="\n\n\n"), (), row.query) for row in ROWS]
+    n_end = len(lm.encoder.piece("\n\n\n"))
+    assert n_end > 1
+    summed, normalised = (label_logps(lm, ("0", "0 soup"), prompts, of) for of in (False, True))
+    torch.testing.assert_close(normalised * torch.tensor([1 + n_end, 2 + n_end]), summed)
 
 
 def test_longer_labels_are_normalised_if_asked_for(any_lm: LanguageModel) -> None:

@@ -3,7 +3,7 @@
 import math
 import time
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -171,7 +171,8 @@ def _predictions(
 class Gold:
     """Gold responses, teacher-forced: attention outputs (R, L, D), mean NLL a token, whether greedy would say it.
 
-    Where each label is one token, their probabilities are at hand, and with them `answers`; elsewhere there are none.
+    Where each label is one token and the whole response, their probabilities are at hand, and with them `answers`;
+    elsewhere there are none.
     """
 
     acts: list[Tensor]
@@ -192,8 +193,8 @@ def gold(
     """Read a variant on the gold responses; `acts` stay empty without `attn_out` among the sites."""
     start = time.perf_counter()
     labels = task.labels or ()
-    label_ids = _of_one_token(lm, labels)
     rows = _encode(lm, [variant.prompt(task, e, e.label) for e in examples])
+    label_ids = _of_one_token(lm, labels) if all(row.n_response == 1 for row in rows) else []
     acts: list[Tensor] = [torch.empty(0)] * len(rows)
     nll, greedy = [0.0] * len(rows), [False] * len(rows)
     logp_NC = torch.empty(len(rows), len(labels))
@@ -303,9 +304,9 @@ def label_logps(
         else:
             logp_P = logp_PV.gather(1, ids_P[:, None])[:, 0]
             sizes = [rows[i].n_response for i in chosen]
-            logp[chosen, 0] = torch.stack([part.sum() for part in logp_P.split(sizes)]).cpu()
-    logp_NC = logp.view(len(prompts), len(labels))
-    return logp_NC / torch.tensor([len(i) + nested for i in ids]) if length_normalised else logp_NC
+            parts = [part.mean() if length_normalised else part.sum() for part in logp_P.split(sizes)]
+            logp[chosen, 0] = torch.stack(parts).cpu()
+    return logp.view(len(prompts), len(labels))
 
 
 def _generated_answers(lm: LanguageModel, task: Task, prompts: Sequence[Prompt]) -> list[Answer]:
@@ -328,9 +329,8 @@ def _generated_answers(lm: LanguageModel, task: Task, prompts: Sequence[Prompt])
 
 def _text(lm: LanguageModel, task: Task, ids: list[int]) -> str:
     """A generated answer, up to what ends it."""
-    if lm.encoder.stop is None:
-        return str(lm.encoder.tokenizer.decode(ids, skip_special_tokens=True)).split(task.separator)[0].strip()
-    return str(lm.encoder.tokenizer.decode(ids)).split(lm.encoder.stop)[0].strip()
+    text = str(lm.encoder.tokenizer.decode(ids, skip_special_tokens=True))
+    return text.split(lm.encoder.stop or task.separator)[0].strip()
 
 
 class StopAt(StoppingCriteria):
@@ -384,13 +384,15 @@ def generate(lm: LanguageModel, rows: Sequence[Tokens], task: Task, do_sample: b
             pad_token_id=lm.encoder.pad_id,
             past_key_values=cache,
         )
-    return [_until_end(new, stop, tokenizer.eos_token_id) for new in out[:, width:].tolist()]
+    own = lm.base.generation_config.eos_token_id
+    ends = {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])}
+    return [_until_end(new, stop, ends) for new in out[:, width:].tolist()]
 
 
-def _until_end(ids: list[int], stop: StopAt, eos_id: int | None) -> list[int]:
+def _until_end(ids: list[int], stop: StopAt, ends: Collection[int | None]) -> list[int]:
     """Cut the padding that follows the end of a row that others in its batch outlasted."""
     for n in range(1, len(ids) + 1):
-        if ids[n - 1] == eos_id or stop.ends(ids[:n]):
+        if ids[n - 1] in ends or stop.ends(ids[:n]):
             return ids[:n]
     return ids
 
