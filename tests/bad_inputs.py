@@ -156,7 +156,7 @@ BAD_INPUTS: dict[str, list[tuple[str, str]]] = {
         ('attach(adapter_options={"target_modules": ["q"]})', "LlamaForCausalLM cannot take the adapter 'lora' (…); choose another, such as lora, or give it other targets with adapter_options"),
         ('attach(adapter_options={"lora_dropout": 2})', "LlamaForCausalLM cannot take the adapter 'lora' (…); choose another, such as lora, or give it other targets with adapter_options"),
         ('attach(adapter="cpt", n_demos=0)', "the adapter 'cpt' begins as the teacher's context, and there is none; choose another one"),
-        ('attach(adapter="full", dtype="bfloat16")', 'full fine-tuning needs float32 weights, these are torch.bfloat16; use --dtype float32'),
+        ('attach(adapter="full", dtype="bfloat16")', "the adapter 'full' would train weights in torch.bfloat16, where small steps are rounded away; use --dtype float32"),
         ('attach(adapter="adalora")', "adapter 'adalora': …"),
         ('load("nowhere")', 'nowhere: no adapter_model.safetensors; expected a PEFT adapter folder'),
         ('load("adapter", "tiny")', 'adapter: no adapter of this LlamaForCausalLM (…); expected a PEFT folder that was trained on the same model'),

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import GENERATED, LABELS, example_rows, random_model, reasoned_rows, teacher_prompts
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from ia2.adapters import ADAPTERS, loaded_adapters, new_adapter, save_adapter, using
@@ -147,6 +147,88 @@ def test_what_cannot_be_done_is_said(architecture: str, name: str, options: dict
         pass
     assert message in str(error.value)
     assert lm.model is lm.base
+
+
+@pytest.mark.parametrize("module", ["lm_head", "embed_tokens", "input_layernorm"])
+@pytest.mark.filterwarnings("ignore:Model with `tie_word_embeddings")
+def test_whole_modules_that_are_trained_too_leave_the_base_as_it_was(
+    lm: LanguageModel, module: str, tmp_path: Path
+) -> None:
+    batch = lm.encoder.collate([lm.encoder.encode(build_prompt(LABELS, (), e.query, e.label)) for e in ROWS])
+
+    def logits() -> torch.Tensor:
+        with torch.no_grad():
+            return read(lm.model, lm.anatomy, batch, {"logits"})["logits"]
+
+    before = logits()
+    with new_adapter(lm, "lora", {"modules_to_save": [module]}) as model:
+        for name, weight in model.named_parameters():
+            if weight.requires_grad and "modules_to_save" in name:
+                weight.data += 1.0
+        trained = logits()
+        with using(lm, None):
+            assert torch.equal(logits(), before)
+        save_adapter(model, tmp_path / "adapter", {})
+    assert not torch.allclose(trained, before)
+    assert torch.equal(logits(), before)
+    with loaded_adapters(lm, {"mine": tmp_path / "adapter"}):
+        with using(lm, "mine"):
+            assert torch.equal(logits(), trained)
+        with using(lm, None):
+            assert torch.equal(logits(), before)
+    assert torch.equal(logits(), before)
+
+
+def kinds(lm: LanguageModel) -> list[tuple[str, type]]:
+    return [(name, type(module)) for name, module in lm.base.named_modules()]
+
+
+def test_an_adapter_that_fails_half_way_leaves_the_base_as_it_was(lm: LanguageModel, tmp_path: Path) -> None:
+    before = kinds(lm)
+    with pytest.raises(IA2Error, match="cannot take the adapter 'psoft'"), new_adapter(lm, "psoft"):
+        pass  # it fits the queries' projection, and the keys' no more
+    assert kinds(lm) == before
+    for rank in (2, 4):
+        with new_adapter(lm, "lora", {"r": rank}) as model:
+            save_adapter(model, tmp_path / str(rank), {})
+    (tmp_path / "2" / "adapter_config.json").write_bytes((tmp_path / "4" / "adapter_config.json").read_bytes())
+    (tmp_path / "2" / "training.json").unlink()
+    folders = {"whole": tmp_path / "4", "broken": tmp_path / "2"}
+    with pytest.raises(IA2Error, match="expected a PEFT folder"), loaded_adapters(lm, folders):
+        pass
+    assert kinds(lm) == before
+    assert lm.model is lm.base
+
+
+@pytest.mark.parametrize(
+    "options", [{"bias": "lora_only"}, {"init_lora_weights": "pissa_niter_4"}, {"layer_replication": [[0, 2], [1, 3]]}]
+)
+def test_options_that_change_the_base_itself_are_refused(
+    lm: LanguageModel, options: dict[str, object], tmp_path: Path
+) -> None:
+    message = f"{next(iter(options))} is .*, which changes the base model itself"
+    with pytest.raises(IA2Error, match=message), new_adapter(lm, "lora", options):
+        pass
+    own = lm.base.model.layers[0].self_attn.q_proj.weight.clone()
+    model = get_peft_model(random_model("llama"), LoraConfig(target_modules=["q_proj"], **options))  # type: ignore[arg-type]
+    model.save_pretrained(tmp_path)
+    with pytest.raises(IA2Error, match=message), loaded_adapters(lm, {"mine": tmp_path}):
+        pass
+    with pytest.raises(IA2Error, match=message), new_adapter(lm, start=tmp_path):
+        pass
+    assert torch.equal(lm.base.model.layers[0].self_attn.q_proj.weight, own)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("ln-tuning", {}), ("full", {}), ("lora", {"modules_to_save": ["lm_head"]})]
+)
+def test_no_weights_are_trained_in_half_precision(name: str, options: dict[str, object]) -> None:
+    lm = wrap_model(random_model("llama").bfloat16(), build_tokenizer())
+    with (
+        pytest.raises(IA2Error, match=f"'{name}' would train weights in torch.bfloat16"),
+        new_adapter(lm, name, options),
+    ):
+        pass
 
 
 def test_adapters_that_begin_as_the_context_need_one(lm: LanguageModel) -> None:

@@ -139,9 +139,25 @@ def peft_config(lm: LanguageModel, name: str, options: dict[str, Any], context: 
     values = {"task_type": "CAUSAL_LM", **_targets(lm.anatomy, adapter.peft_type, known)}
     values |= {**adapter.options(lm, context), **options}
     try:
-        return kind(**values)
+        config = kind(**values)
     except (ValueError, TypeError) as error:
         raise IA2Error(f"adapter '{name}': {' '.join(str(error).split())}") from error
+    _check_keeps_base(config, f"adapter '{name}'")
+    return config
+
+
+def _check_keeps_base(config: PeftConfig, what: str) -> None:
+    """The base is the teacher, and that of other adapters."""
+    begins = str(getattr(config, "init_lora_weights", "")).lower()
+    changes = {
+        "bias": getattr(config, "bias", "none") != "none",
+        "init_lora_weights": begins.startswith(("pissa", "olora", "corda", "loftq", "lora_ga")),
+        "layer_replication": bool(getattr(config, "layer_replication", None)),
+    }
+    for option, does in changes.items():
+        if does:
+            value = getattr(config, option)
+            raise IA2Error(f"{what}: {option} is {value!r}, which changes the base model itself; leave it out")
 
 
 def _targets(anatomy: Anatomy, peft_type: str, known: set[str]) -> dict[str, Any]:
@@ -194,10 +210,6 @@ class FullModel(nn.Module):
             self.set_adapter("current")
             del self.weights["current"]
 
-    def unload(self) -> None:
-        """Leave the base as it was, frozen."""
-        self.set_adapter(None)
-
     def save_pretrained(self, folder: str) -> None:
         """A whole model, which `AutoModelForCausalLM.from_pretrained` loads."""
         self.base.save_pretrained(folder)  # type: ignore[operator]
@@ -234,17 +246,21 @@ def new_adapter(
         raise IA2Error(f"the adapter '{name}' needs whole weights, and here processes share them (FSDP); choose lora")
     if start:
         _whole(start)
-    if name == "full":
-        if lm.base.dtype != torch.float32:
-            raise IA2Error(f"full fine-tuning needs float32 weights, these are {lm.base.dtype}; use --dtype float32")
-        model: Any = FullModel(lm.base, {"start": start} if start else {})
-        model.set_adapter("start" if start else None)
-    elif start:
-        model = _continued(lm, start)
-    else:
-        model = _fresh(lm, name, options or {}, context)
-    with _attached(lm, model):
-        yield model
+    with _base_kept(lm):
+        if name == "full":
+            lm.model = FullModel(lm.base, {"start": start} if start else {})
+            lm.model.set_adapter("start" if start else None)
+        elif start:
+            lm.model = _continued(lm, start)
+        else:
+            lm.model = _fresh(lm, name, options or {}, context)
+        for weight in lm.model.parameters():
+            if weight.requires_grad and weight.dtype in (torch.bfloat16, torch.float16):
+                raise IA2Error(
+                    f"the adapter '{name}' would train weights in {weight.dtype}, where small steps are rounded away; "
+                    "use --dtype float32"
+                )
+        yield lm.model
 
 
 def _fresh(lm: LanguageModel, name: str, options: dict[str, Any], context: Prompt | None) -> PeftModel:
@@ -274,6 +290,7 @@ def _fresh(lm: LanguageModel, name: str, options: dict[str, Any], context: Promp
 def _continued(lm: LanguageModel, start: Path) -> PeftModel:
     """The adapter of a folder, to be trained; PEFT's own loading would not train virtual tokens."""
     config = PeftConfig.from_pretrained(str(start))
+    _check_keeps_base(config, str(start))
     config.inference_mode = False
     with peft_warnings_ignored():
         model: PeftModel = get_peft_model(lm.base, config)
@@ -298,25 +315,28 @@ def loaded_adapters(lm: LanguageModel, folders: dict[str, Path]) -> Iterator[Non
         yield
         return
     full = [path for path in map(_whole, folders.values()) if path.name == "model.safetensors"]
+    with _base_kept(lm):
+        lm.model = FullModel(lm.base, folders) if full else _loaded(lm, folders).eval()
+        yield
+
+
+def _loaded(lm: LanguageModel, folders: dict[str, Path]) -> PeftModel:
     (first, folder), *others = folders.items()
-    if full:
-        with _attached(lm, FullModel(lm.base, folders)):
-            yield
-        return
     try:
+        for of in folders.values():
+            _check_keeps_base(PeftConfig.from_pretrained(str(of)), str(of))
         with peft_warnings_ignored():
             model = PeftModel.from_pretrained(lm.base, str(folder), adapter_name=first)
             for name, folder in others:
                 model.load_adapter(str(folder), adapter_name=name)
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, IA2Error):
         raise
     except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
         raise IA2Error(
             f"{folder}: no adapter of this {type(lm.base).__name__} ({' '.join(str(error).split())[:200]}); "
             "expected a PEFT folder that was trained on the same model"
         ) from error
-    with _attached(lm, model.eval()):
-        yield
+    return model
 
 
 def _whole(folder: Path) -> Path:
@@ -353,14 +373,18 @@ def peft_warnings_ignored() -> Iterator[None]:
 
 
 @contextmanager
-def _attached(lm: LanguageModel, model: Any) -> Iterator[None]:
-    lm.model = model
+def _base_kept(lm: LanguageModel) -> Iterator[None]:
+    """On every way out of the block the base is as it was: PEFT's own `unload` leaves `modules_to_save` in it."""
+    own = [(module, name, child) for module in lm.base.modules() for name, child in module.named_children()]
     try:
         yield
     finally:
-        if not lm.adds_tokens:
-            model.unload()
-        lm.base.requires_grad_(False)
+        if isinstance(lm.model, FullModel):
+            lm.model.set_adapter(None)
+        for module, name, child in own:
+            setattr(module, name, child)
+        vars(lm.base).pop("peft_config", None)
+        lm.base.requires_grad_(False).eval()
         lm.model = lm.base
 
 
