@@ -6,16 +6,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import GENERATED, LABELS, example_rows, reasoned_rows
+from conftest import ARCHITECTURES, GENERATED, GROUPED, LABELS, SPECIAL, example_rows, random_model, reasoned_rows
 
 from ia2.adapters import new_adapter
 from ia2.capture import SITES, read
 from ia2.contexts import Contexts
 from ia2.evaluation import Variant, answer, generate
-from ia2.models import LanguageModel
+from ia2.models import LanguageModel, wrap_model
 from ia2.passes import branch, passes, shared_prefix
 from ia2.prompt import Tokens, build_prompt
 from ia2.task import Task
+from ia2.world.tokenizer import build_tokenizer
 
 DEMOS = reasoned_rows(9)[4:]
 
@@ -42,6 +43,26 @@ def test_values_are_those_of_whole_rows(any_lm: LanguageModel) -> None:
             torch.testing.assert_close(values[site], expected[site], rtol=1e-4, atol=1e-4)
         seen += chosen
     assert sorted(seen) == [0, 1, 2, 3]
+
+
+MAMBA = {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_chunk_size": 8}
+UNCACHED = {  # a state beside keys and values in every layer; and no cache at all
+    "falcon_h1": {**GROUPED, **MAMBA},
+    "openai-gpt": {**SPECIAL, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 512},
+}
+
+
+@pytest.mark.parametrize("name", UNCACHED)
+@torch.no_grad()
+def test_nothing_is_shared_where_keys_and_values_are_not_all(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ARCHITECTURES, name, UNCACHED[name])
+    lm = wrap_model(random_model(name), build_tokenizer())
+    rows = rows_of(lm)
+    for chosen, _, values in passes(lm, rows, {"attn_out", "hidden"}):
+        expected = read(lm.base, lm.anatomy, lm.encoder.collate([rows[i] for i in chosen]), {"attn_out", "hidden"})
+        for site, value in values.items():
+            torch.testing.assert_close(value, expected[site], rtol=1e-4, atol=1e-4)
+    assert shared_prefix(lm, rows) == 0
 
 
 def test_what_is_shared_runs_once(lm: LanguageModel) -> None:

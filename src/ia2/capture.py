@@ -91,7 +91,7 @@ def read(
 
     def keep(site: Site, output: Any) -> None:
         nonlocal n_missing
-        output = output[0] if isinstance(output, tuple) else output
+        output = output[0] if isinstance(output, (tuple, list)) else output
         B, T = batch.input_ids.shape
         if output.ndim == 2 and len(output) % B == 0:  # some blocks work on rows side by side
             output = output.unflatten(0, (B, -1))

@@ -4,6 +4,7 @@ import copy
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from inspect import signature
 
 import torch
 from torch import Tensor
@@ -114,9 +115,15 @@ def shared_prefix(lm: LanguageModel, rows: Sequence[Tokens], start: int = 0) -> 
     That is where their keys and values cannot be kept, or where it saves too few tokens, or too small a part of them:
     behind what is shared, the keys and values of all layers are held at once.
     """
-    caches = len(lm.anatomy.attention_layers) == len(lm.anatomy.layers) and not lm.adds_tokens
     n, longest = _alike(rows) - start, max(len(row.ids) for row in rows) - start
-    return n if caches and (len(rows) - 1) * n >= worth_a_pass(lm.device) and 16 * n >= longest else 0
+    return n if _caches(lm) and (len(rows) - 1) * n >= worth_a_pass(lm.device) and 16 * n >= longest else 0
+
+
+def _caches(lm: LanguageModel) -> bool:
+    """Whether keys and values are all that goes from one token to the next: no other states, no virtual tokens."""
+    kept = "past_key_values" in signature(lm.base.forward).parameters
+    others = any(hasattr(layer, "update_conv_state") for layer in DynamicCache(config=lm.base.config).layers)
+    return kept and not others and len(lm.anatomy.attention_layers) == len(lm.anatomy.layers) and not lm.adds_tokens
 
 
 def worth_a_pass(device: torch.device) -> int:
