@@ -15,17 +15,19 @@ from transformers import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
 from benchmarks.harness import Row, beside
-from benchmarks.subject import Plain, examples, load, prompts, task
+from benchmarks.subject import ATTENTION, Plain, examples, load, prompts, task
 from ia2.adapters import new_adapter
-from ia2.bank import restore, trainable_copy
+from ia2.bank import Bank, restore, trainable_copy
+from ia2.capture import read
 from ia2.config import make_config
 from ia2.contexts import Contexts
 from ia2.data import Example
 from ia2.files import read_json
 from ia2.jobs import Job, Rows, TrainingSettings
+from ia2.losses import LOSSES, Scale
 from ia2.methods import Stage, methods
 from ia2.models import LanguageModel
-from ia2.prompt import Tokens, build_prompt
+from ia2.prompt import TokenBatch, Tokens, build_prompt
 from ia2.run import Data, Run
 from ia2.targets import Targets, collect
 from ia2.training import train_jobs, train_stage
@@ -131,8 +133,22 @@ def steps(epochs: int, repeats: int) -> list[Row]:
         grids = f"SFT with {len(RATES)} learning rates: beside"
         head = f"SFT, {N} rows, {len(loop)} steps: beside"
         taught = Rows(bare, targets)
+
+        def alone(stage: Stage) -> None:
+            limit_of(lm, stage, [Job(trainable_copy(lm.model), taught, None, settings)])
+
+        step = "a priming step beside an SFT step"
         return [
-            beside("a priming step beside an SFT step", lambda: ours(prime, taught), sft, 0.8, repeats, None, False),
+            beside(step, lambda: ours(prime, taught), sft, 0.8, repeats, None, False),
+            beside(
+                f"{step}, the bare passes of both",
+                lambda: alone(prime),
+                lambda: alone(tune),
+                None,
+                repeats,
+                None,
+                False,
+            ),
             beside(f"{head} a bare loop", sft, limit, 1.25, repeats, alike, higher_is_better=False),
             beside(f"{head} the same with compiled layers", logged, compiled, None, 1, alike_losses),
             beside(f"{head} TRL's SFTTrainer", logged, lambda: trl()[:COMPARED], 1.5, repeats, alike_losses),
@@ -196,13 +212,8 @@ def alike(a: Weights, b: Weights) -> bool:
 
 def banks(epochs: int, repeats: int) -> list[Row]:
     """A grid of learning rates and seeds side by side, beside one after another; without early stopping."""
-    lm, rows, dev = load(), examples("mood", N), examples("mood", 8, "dev")
-    stage = methods()["ia2"].stages[0]
-    contexts = Contexts(tuple(rows))
-    made = [
-        Rows(_bare(lm, of), collect(lm, prompts("mood", of, contexts), stage.selection(lm.anatomy)))
-        for of in (rows, dev)
-    ]
+    lm, stage = load(), methods()["ia2"].stages[0]
+    made = taught_rows(lm)
     with new_adapter(lm, "lora", {}, 0, None, None) as model:
         start = trainable_copy(model)
         jobs = [
@@ -225,8 +236,53 @@ def banks(epochs: int, repeats: int) -> list[Row]:
             beside(
                 f"{name} one after another", lambda: trained(True), lambda: trained(False), 4, repeats, alike_losses
             ),
+            beside(
+                f"{name} one after another, were it bare passes",
+                lambda: limit_of(lm, stage, jobs),
+                lambda: trained(False),
+                None,
+                3,
+            ),
             beside(f"{name} TRL's SFTTrainer without development rows", lambda: trained(True), trl, 4, 3),
         ]
+
+
+def taught_rows(lm: LanguageModel) -> tuple[Rows, Rows]:
+    """To train on and to look at, with what the teacher does."""
+    train, dev = examples("mood", N), examples("mood", 8, "dev")
+    contexts = Contexts(tuple(train))
+    targets = [collect(lm, prompts("mood", of, contexts), ATTENTION) for of in (train, dev)]
+    return Rows(_bare(lm, train), targets[0]), Rows(_bare(lm, dev), targets[1])
+
+
+def limit_of(lm: LanguageModel, stage: Stage, jobs: Sequence[Job]) -> None:
+    """The limit: the passes of `train_jobs` and Adam's steps; no orders, early stopping, best weights or records."""
+    [term] = stage.terms
+    bank, settings = Bank(lm.model, [job.start for job in jobs]), jobs[0].settings
+    adam = torch.optim.AdamW(bank.parameters(0, len(jobs)), lr=settings.learning_rate, weight_decay=0.0, fused=True)
+
+    def collated(rows: Rows, chosen: range) -> tuple[TokenBatch, torch.Tensor]:
+        batch = lm.encoder.collate([rows.rows[i] for i in chosen] * len(jobs), stage.positions)
+        if not term.needs_teacher:
+            return batch, batch.response_ids
+        return batch, torch.cat([rows.targets.values[term.site][i] for i in chosen] * len(jobs))
+
+    def loss(batch: TokenBatch, wanted: torch.Tensor) -> torch.Tensor:
+        found = read(lm.model, lm.anatomy, batch, stage.sites)[term.site]
+        return LOSSES[term.loss](found, wanted, scale).mean() * len(jobs)
+
+    train, dev, size = jobs[0].train, jobs[0].dev, settings.per_device_train_batch_size
+    scale = Scale(train.power(term.site) if term.needs_teacher else torch.empty(0))
+    steps = [collated(train, range(i, min(i + size, len(train)))) for i in range(0, len(train), size)]
+    looked_at = collated(dev, range(len(dev))) if dev else None
+    with bank.attached():
+        for step in range(settings.num_train_epochs * len(steps)):
+            loss(*steps[step % len(steps)]).backward()
+            adam.step()
+            bank.clear_gradients()
+            if looked_at and step % settings.eval_steps == 0:
+                with torch.no_grad():
+                    loss(*looked_at)
 
 
 def _bare(lm: LanguageModel, rows: Sequence[Example]) -> list[Tokens]:
@@ -258,8 +314,18 @@ def jobs(repeats: int) -> list[Row]:
         """The first stage begins at one loss, to a tenth: its demos are in other orders."""
         return abs(a[0] - b[0]) < 0.1 * b[0]
 
+    made = taught_rows(lm)
+
+    def limit() -> None:
+        with new_adapter(lm) as model:
+            start = trainable_copy(model)
+            for stage in methods()["ia2-sft"].stages:
+                settings = [TrainingSettings(rate, own["num_train_epochs"], BATCH) for rate in RATES]
+                limit_of(lm, stage, [Job(start, *made, of) for of in settings])
+
     name = f"the whole ia2-sft job, N={N}, {len(RATES)} learning rates: beside"
     return [
         beside(f"{name} the published procedure", lambda: job("ia2-sft"), published, 10, repeats, alike_first),
+        beside(f"{name} the published procedure, were it bare passes", limit, published, None, repeats),
         beside(f"{name} plain SFT", lambda: job("ia2-sft"), lambda: job("sft"), None, repeats, higher_is_better=False),
     ]
