@@ -116,7 +116,8 @@ def shared_prefix(lm: LanguageModel, rows: Sequence[Tokens], start: int = 0) -> 
     behind what is shared, the keys and values of all layers are held at once.
     """
     n, longest = _alike(rows) - start, max(len(row.ids) for row in rows) - start
-    return n if _caches(lm) and (len(rows) - 1) * n >= worth_a_pass(lm.device) and 16 * n >= longest else 0
+    pays = (len(rows) - 1) * n >= worth_a_pass(lm.device) and 16 * n >= longest
+    return n if pays and _caches(lm) else 0
 
 
 def _caches(lm: LanguageModel) -> bool:
