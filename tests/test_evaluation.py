@@ -168,6 +168,31 @@ def test_ties_count_as_wrong(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch)
     assert all(p.confidence == pytest.approx(0.5) for p in found)
 
 
+@torch.no_grad()
+def test_labels_do_not_tie_for_want_of_precision(lm: LanguageModel) -> None:
+    lm.base.to(torch.bfloat16)
+    zero, one = (lm.encoder.piece(label)[0] for label in ("0", "1"))
+    head = lm.base.lm_head.weight
+    head[one] = head[zero]
+    head[one, 0] += 0.02  # so alike that their logits, of 8 bits, are mostly the same number
+    for row, p in zip(ROWS, evaluate(lm, LABELS, ROWS, [Variant("zero-shot")], ICL), strict=True):
+        ids = torch.tensor([lm.encoder.encode(build_prompt(LABELS, (), row.query)).ids])
+        logits = head[[zero, one]].float() @ lm.base.model(ids).last_hidden_state[0, -1].float()
+        assert list((p.p_labels or {}).values()) == pytest.approx(logits.softmax(-1).tolist(), abs=1e-4)
+        assert not p.unparsable
+
+
+@pytest.mark.filterwarnings("ignore:Setting .save_embedding_layers.")
+def test_an_adapter_of_the_head_is_scored(lm: LanguageModel, tmp_path: Path) -> None:
+    lm.base.to(torch.bfloat16)
+    with new_adapter(lm, "lora", {"target_modules": ["lm_head"]}) as model:
+        torch.nn.init.normal_(model.base_model.model.lm_head.lora_B["default"].weight)
+        save_adapter(model, tmp_path / "head", {})
+    with loaded_adapters(lm, {"head": tmp_path / "head"}):
+        bare, head = (answer(lm, LABELS, ROWS, Variant("", adapter=name)) for name in (None, "head"))
+    assert all(abs(a.confidence - b.confidence) > 1e-3 for a, b in zip(bare, head, strict=True))
+
+
 def test_unparsable_answers_count_as_wrong(lm: LanguageModel) -> None:
     found = evaluate(lm, GENERATED, reasoned_rows(4), [Variant("zero-shot")], ICL)
     assert len(found) == 4

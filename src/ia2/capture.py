@@ -1,14 +1,14 @@
 """Reading what a model computes at the positions that predict a response: one hooked forward, only those kept."""
 
 import re
-from collections.abc import Callable, Collection
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache
+from transformers import Cache, PreTrainedModel
 
 from ia2.anatomy import Anatomy
 from ia2.errors import IA2Error, choose
@@ -18,6 +18,7 @@ from ia2.prompt import Positions, TokenBatch, Tokens
 Site = Literal["attn_out", "head_out", "mlp_out", "neurons", "hidden", "logits"]
 SITES: tuple[Site, ...] = get_args(Site)
 BEFORE: frozenset[Site] = frozenset({"head_out", "neurons"})  # read where they enter a module, not where they leave it
+AT_ONCE = 2**14  # words of the vocabulary whose weights are held in float32
 _PLACES: dict[Site, Callable[[Anatomy], dict[int, str]]] = {  # by decoder layer, from 0: the module
     "attn_out": lambda of: dict(zip(of.attention_layers, of.attn_out, strict=True)),
     "head_out": lambda of: dict(zip(of.attention_layers, of.attn_out, strict=True)),
@@ -132,6 +133,27 @@ def read(
         # reaches what the layer gave, and DDP waits for one of every weight of the adapter.
         values = {site: acts + out.logits.sum().to(acts.dtype) for site, acts in values.items()}
     return values
+
+
+@contextmanager
+def float32_head(base: PreTrainedModel) -> Iterator[None]:
+    """Within the block, logits are computed in float32: in bfloat16, those of two labels are often the same number.
+
+    Only of a plain head: not of one that an adapter changes, that is quantised, or that processes share.
+    """
+
+    def compute(head: nn.Module, args: tuple[Tensor, ...], logits: Tensor) -> Tensor:
+        if type(head) is not nn.Linear or logits.dtype == torch.float32:
+            return logits
+        hidden = args[0].float()
+        logits = torch.cat([hidden @ part_VD.float().T for part_VD in head.weight.split(AT_ONCE)], -1)
+        return logits if head.bias is None else logits + head.bias.float()
+
+    handle = base.get_output_embeddings().register_forward_hook(compute)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def paths(anatomy: Anatomy, site: Site, layers: Collection[int] | None = None) -> list[str]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList, set_seed
 
 from ia2.adapters import using
-from ia2.capture import Site
+from ia2.capture import Site, float32_head
 from ia2.contexts import Contexts
 from ia2.data import Example
 from ia2.errors import IA2Error
@@ -198,7 +198,7 @@ def gold(
     acts: list[Tensor] = [torch.empty(0)] * len(rows)
     nll, greedy = [0.0] * len(rows), [False] * len(rows)
     logp_NC = torch.empty(len(rows), len(labels))
-    with using(lm, variant.adapter):
+    with using(lm, variant.adapter), float32_head(lm.base):
         for chosen, batch, values in passes(lm, rows, sites | {"logits"}):
             sizes = [rows[i].n_response for i in chosen]
             logp_PV = values["logits"].float().log_softmax(-1)
@@ -297,15 +297,16 @@ def label_logps(
     texts = [(p, label + p.separator if nested else label) for p in prompts for label in scored]
     rows = _encode(lm, [replace(p, response=text) for p, text in texts])
     logp = torch.empty(len(rows), len(labels) if single else 1)
-    for chosen, batch, values in passes(lm, rows, {"logits"}):
-        logp_PV, ids_P = values["logits"].float().log_softmax(-1), batch.response_ids
-        if single:
-            logp[chosen] = logp_PV[:, single].cpu()
-        else:
-            logp_P = logp_PV.gather(1, ids_P[:, None])[:, 0]
-            sizes = [rows[i].n_response for i in chosen]
-            parts = [part.mean() if length_normalised else part.sum() for part in logp_P.split(sizes)]
-            logp[chosen, 0] = torch.stack(parts).cpu()
+    with float32_head(lm.base):
+        for chosen, batch, values in passes(lm, rows, {"logits"}):
+            logp_PV, ids_P = values["logits"].float().log_softmax(-1), batch.response_ids
+            if single:
+                logp[chosen] = logp_PV[:, single].cpu()
+            else:
+                logp_P = logp_PV.gather(1, ids_P[:, None])[:, 0]
+                sizes = [rows[i].n_response for i in chosen]
+                parts = [part.mean() if length_normalised else part.sum() for part in logp_P.split(sizes)]
+                logp[chosen, 0] = torch.stack(parts).cpu()
     return logp.view(len(prompts), len(labels))
 
 
