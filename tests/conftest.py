@@ -88,9 +88,6 @@ def random_model(architecture: str) -> PreTrainedModel:
         for parameter in model.parameters():
             if parameter.ndim in (2, 3):  # matrices, and those of experts
                 parameter.mul_(4.0)
-    for module in model.modules():  # as `load_model` does by the configuration
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
     return model
 
 

@@ -11,11 +11,12 @@ from conftest import example_rows, random_model
 from datasets import Dataset
 from huggingface_hub import HfApi, RepoUrl
 from huggingface_hub.utils import filter_repo_objects
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, HfArgumentParser, TrainerCallback
 
 from ia2.config import make_config
+from ia2.data import Example
 from ia2.errors import IA2Error
 from ia2.run import Data, Run
 from ia2.trainer import IA2Config, IA2Trainer
@@ -144,6 +145,77 @@ def test_what_cannot_be_is_said(changes: dict[str, Any], message: str, tmp_path:
     args = IA2Config(str(tmp_path), **FAST, **changes)
     with pytest.raises(IA2Error, match=message):
         IA2Trainer(random_model("llama"), args, columns(TRAIN), None, build_tokenizer())
+
+
+def trainer_of(folder: Path, dev: list[Example], architecture: str = "llama", **changes: Any) -> IA2Trainer:
+    args = IA2Config(str(folder), **{**FAST, **changes})
+    return IA2Trainer(
+        random_model(architecture), args, columns(TRAIN), columns(dev) if dev else None, build_tokenizer()
+    )
+
+
+def test_it_evaluates_whenever_it_is_asked(tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path, DEV, learning_rate=0.3, early_stopping_patience=1, num_train_epochs=20)
+    before = trainer.evaluate()
+    trainer.train()
+    assert not any(record.step for record in trainer.records)  # no step was any good
+    for _ in range(3):
+        assert trainer.evaluate() == before
+    with pytest.raises(IA2Error, match="rows to evaluate on are those of the eval_dataset"):
+        trainer.evaluate(columns(TRAIN))
+    with pytest.raises(IA2Error, match="rows to evaluate on are those of the eval_dataset"):
+        trainer_of(tmp_path, []).evaluate()
+
+
+def test_without_looks_at_the_evaluation_rows_the_last_weights_are_kept(tmp_path: Path) -> None:
+    kept = [trainer_of(tmp_path, dev, eval_strategy="no", eval_on_start=False) for dev in (DEV, [])]
+    for trainer in kept:
+        trainer.train()
+    assert all(torch.equal(w, kept[1].bank.weights[0][name]) for name, w in kept[0].bank.weights[0].items())
+    assert kept[0].evaluate()["eval_loss"] > 0
+
+
+@pytest.mark.parametrize("dev", [DEV, []])
+def test_where_the_loss_stops_being_finite_it_says_so_and_has_the_weights_before(
+    dev: list[Example], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = trainer_of(tmp_path, dev, learning_rate=1e38)
+    before = trainer.bank.copy(0)
+    assert trainer.train() is None
+    assert all(torch.equal(weight, before[name]) for name, weight in trainer.bank.weights[0].items())
+    assert "no finite loss at step 2" in capsys.readouterr().err
+
+
+def test_a_model_with_an_adapter_on_it_is_refused(tmp_path: Path) -> None:
+    base = random_model("llama")
+    IA2Trainer(base, IA2Config(str(tmp_path), **FAST), columns(TRAIN), None, build_tokenizer())
+    for model in (base, get_peft_model(random_model("llama"), LoraConfig(target_modules=["v_proj"]))):
+        with pytest.raises(IA2Error, match="the model has an adapter on it"):
+            IA2Trainer(model, IA2Config(str(tmp_path), **FAST), columns(TRAIN), None, build_tokenizer())
+
+
+def test_answers_of_another_training_in_the_same_folder_are_not_taken(tmp_path: Path) -> None:
+    options = {"method": "icl-distill", "labels": "none", "max_new_tokens": 4}
+    for rows in (TRAIN, TRAIN[:3]):
+        args = IA2Config(str(tmp_path), options=options, **FAST)
+        trainer = IA2Trainer(random_model("llama"), args, columns(rows), None, build_tokenizer())
+        assert len(trainer.jobs[0].train) == len(rows)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "opt", "falcon"])
+def test_what_a_model_drops_out_is_off(architecture: str, tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path, [], architecture, options={"n_demos": 0, "loss": "mse"}, max_steps=2)
+    trainer.train()
+    assert [entry["loss"] for entry in trainer.records[0].log] == pytest.approx([0.0, 0.0], abs=1e-9)
+
+
+def test_on_several_gpus_one_process_uses_one(tmp_path: Path) -> None:
+    args = IA2Config(str(tmp_path), **FAST)
+    assert args.device.type == "cpu"
+    args._n_gpu = 2
+    trainer = IA2Trainer(random_model("llama"), args, columns(TRAIN), None, build_tokenizer())
+    trainer.train()
+    assert trainer.state.global_step == 6  # two batches an epoch
 
 
 def test_a_row_without_a_completion_is_named(tmp_path: Path) -> None:

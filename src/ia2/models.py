@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.util import find_spec
@@ -12,8 +13,9 @@ import torch
 from accelerate.utils import patch_environment  # type: ignore[import-untyped]
 from huggingface_hub.errors import StrictDataclassError
 from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import (
     AutoConfig,
@@ -89,8 +91,7 @@ def load_model(
 ) -> LanguageModel:
     """Load an embedded model (`tiny`, `tiny-gpt2`), a folder, or a Hugging Face hub id.
 
-    Weights come from safetensors only. Dropout of the base is off: it is frozen, and teacher and student must compute
-    the same.
+    Weights come from safetensors only.
 
     Args:
         name: which model.
@@ -115,7 +116,6 @@ def load_model(
     shares = DistributedConfig(fsdp_size=processes().num_processes) if shares_weights() else None
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
-        _without_noise(config)
         with patch_environment(ACCELERATE_USE_FSDP="false"):  # each process reads its share, and no more
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 path,
@@ -181,15 +181,6 @@ def _check_folder(path: str) -> None:
         )
 
 
-def _without_noise(config: PreTrainedConfig) -> None:
-    """Dropout, and the jitter of routers, to zero."""
-    for key, value in list(vars(config).items()):
-        if ("drop" in key or "jitter" in key) and isinstance(value, float):
-            setattr(config, key, 0.0)
-    for name in config.sub_configs:
-        _without_noise(getattr(config, name))
-
-
 def _quantization(name: str | None) -> BitsAndBytesConfig | None:
     if name is None:
         return None
@@ -200,7 +191,34 @@ def _quantization(name: str | None) -> BitsAndBytesConfig | None:
 
 
 def wrap_model(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, chat: Chat = "none") -> LanguageModel:
-    """A `LanguageModel` of a transformers model that is already in memory; freezes it."""
+    """A `LanguageModel` of a transformers model that is already in memory.
+
+    It is frozen, and its dropout is off for good: teacher and student must compute the same.
+
+    Raises:
+        IA2Error: there is an adapter on it, or it is no decoder-only language model.
+    """
+    if isinstance(base, PeftModel) or any(isinstance(module, BaseTunerLayer) for module in base.modules()):
+        raise IA2Error(
+            "the model has an adapter on it; expected the base alone: load it again, or unload() its PeftModel"
+        )
     base.eval().requires_grad_(False)
+    parts: list[nn.Module | PreTrainedConfig] = [*base.modules(), *_configs(base.config)]
+    for part in parts:
+        _without_noise(part)
     window = getattr(base.config.get_text_config(), "max_position_embeddings", None) or tokenizer.model_max_length
     return LanguageModel(base, Encoder(tokenizer, window, chat), find_anatomy(base))
+
+
+def _configs(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
+    yield config
+    for name in config.sub_configs:
+        yield from _configs(getattr(config, name))
+
+
+def _without_noise(part: nn.Module | PreTrainedConfig) -> None:
+    """Dropout, and the jitter of routers, to zero; of configurations too, since some models look there as they run."""
+    for key, value in list(vars(part).items()):
+        noise = "drop" in key or "jitter" in key or (key == "p" and isinstance(part, nn.Dropout))
+        if noise and isinstance(value, float):
+            setattr(part, key, 0.0)

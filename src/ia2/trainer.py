@@ -1,7 +1,10 @@
 """`IA2Trainer`: one stage, such as priming, as a `transformers.Trainer` that is used as TRL's trainers are."""
 
+import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ from ia2.errors import IA2Error
 from ia2.jobs import Job, TrainingSettings
 from ia2.models import load_model, wrap_model
 from ia2.run import Data, Run
-from ia2.training import StageTrainer, Steps
+from ia2.training import NotFinite, StageTrainer, Steps, restore_best
 
 
 @dataclass
@@ -96,7 +99,12 @@ class IA2Trainer(StageTrainer):
                 model.to(args.device)  # type: ignore[arg-type]  # the teacher reads before the Trainer would move it
             lm = wrap_model(model, processing_class, config.chat)
         data = Data(_examples(train_dataset, "train_dataset"), _examples(eval_dataset or (), "eval_dataset"))
-        run = Run(Path(str(args.output_dir)) / "_run", config, data)  # what begins so is not pushed to the hub
+        folder = Path(str(args.output_dir)) / "_run"  # what begins so is not pushed to the hub
+        what = [lm.fingerprint, config.model_dump(mode="json"), asdict(data)]
+        own = hashlib.sha256(json.dumps(what).encode()).hexdigest()[
+            :32
+        ]  # another training may have the same output_dir
+        run = Run(folder / own, config, data, folder / "targets")
         run.check_rows()
         [(_, stage)] = config.stages().items()
         contexts = run.contexts(lm)
@@ -120,10 +128,11 @@ class IA2Trainer(StageTrainer):
             self.add_callback(callback)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As ever; then the best weights are put back."""
-        result = super().train(*args, **kwargs)
-        if self.has_dev:
-            self.bank.restore(0, self.records[0].weights)
+        """As ever, but None where the loss stopped being finite; then the best weights are put back."""
+        result = None
+        with suppress(NotFinite):
+            result = super().train(*args, **kwargs)
+        restore_best(self, "training")
         return result
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:

@@ -6,7 +6,7 @@ Several jobs that differ in learning rate, seed or rows are trained side by side
 import math
 import tempfile
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from itertools import groupby, islice
@@ -69,6 +69,7 @@ class StageTrainer(CheckpointedTrainer):
     def __init__(self, lm: LanguageModel, stage: Stage, jobs: Sequence[Job], bank: Bank, args: TrainingArguments):
         self.epoch = Epoch(jobs, args.world_size)
         fetch: Any = Fetched
+        args._n_gpu = min(args.n_gpu, 1)  # several GPUs are for `accelerate launch`: DataParallel copies the modules
         with patch_environment(ACCELERATE_USE_FSDP="false"):  # `load_model` has shared the weights already
             super().__init__(lm.model, args, fetch, train_dataset=self.epoch, eval_dataset=jobs[0].dev)
         if self.is_deepspeed_enabled and self.accelerator.state.deepspeed_plugin.zero_stage == 3:
@@ -77,7 +78,7 @@ class StageTrainer(CheckpointedTrainer):
         vars(self.accelerator)["free_memory"] = lambda: []  # it is new; looking for garbage takes as long as ten steps
         self.model_accepts_loss_kwargs = True  # so that the Trainer counts the positions of the whole update
         self.lm, self.stage, self.jobs, self.bank = lm, stage, jobs, bank
-        self.settings, self.has_dev = jobs[0].settings, jobs[0].dev is not None
+        self.settings, self.has_dev = jobs[0].settings, args.eval_strategy != "no"
         self.records = [Record() for _ in jobs]
         self.running = list(range(len(jobs)))
         self.began = time.perf_counter()
@@ -196,14 +197,32 @@ class StageTrainer(CheckpointedTrainer):
         return (loss, {}) if return_outputs else loss
 
     @torch.no_grad()
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+    def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Look at the development rows of the jobs that are running: keep weights that are the best so far.
+
+        Outside of training, of all jobs, and nothing is kept.
 
         Returns:
             The mean over these jobs of `eval_loss`, the stage's own, and of `eval_value`, by the metric, lower is
             better.
+
+        Raises:
+            IA2Error: there are no development rows, or others are given.
         """
+        if self.jobs[0].dev is None or eval_dataset is not None:
+            raise IA2Error("rows to evaluate on are those of the eval_dataset that the trainer is made with; give it")
+        if not self.is_in_train:
+            self.running = list(range(len(self.jobs)))
         values = self.dev_values()
+        if self.is_in_train:
+            self._keep_best(values)
+        means = np.mean(list(values.values()), axis=0)
+        metrics = {"eval_loss": float(means[0]), "eval_value": float(means[1])}
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _keep_best(self, values: Mapping[int, tuple[float, float]]) -> None:
         for g, (loss, value) in values.items():
             record, step = self.records[g], self.state.global_step
             record.log.append({"step": step, "eval_loss": loss, "eval_value": value})
@@ -215,11 +234,6 @@ class StageTrainer(CheckpointedTrainer):
         self.snapshot([g for g in self.running if self.records[g].n_bad >= self.settings.early_stopping_patience])
         self.running = [g for g in self.running if self.records[g].n_bad < self.settings.early_stopping_patience]
         self.control.should_training_stop |= not self.running
-        means = np.mean(list(values.values()), axis=0)
-        metrics = {"eval_loss": float(means[0]), "eval_value": float(means[1])}
-        self.log(dict(metrics))
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
 
     def snapshot(self, jobs: Sequence[int]) -> None:
         """Keep the weights of these as they are now, if any are to be kept."""
@@ -419,7 +433,7 @@ def _train(
         with bank.attached(), without_walks(lm.model):
             with suppress(NotFinite):  # every job says why it stopped
                 trainer.train(last)
-            _restore_best(trainer, name)
+            restore_best(trainer, name)
     seconds = (time.perf_counter() - trainer.began) / len(jobs)
     return [
         TrainingResult(
@@ -436,7 +450,12 @@ def _train(
     ]
 
 
-def _restore_best(trainer: StageTrainer, name: str) -> None:
+def restore_best(trainer: StageTrainer, name: str) -> None:
+    """Put the best weights of every job back, and measure them again; says which jobs stopped, and why.
+
+    Raises:
+        IA2Error: the loss of a job was never finite.
+    """
     for g, record in enumerate(trainer.records):
         if record.stopped:
             rate = trainer.jobs[g].settings.learning_rate
