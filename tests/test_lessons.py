@@ -227,3 +227,13 @@ def test_live_targets_are_not_kept_nor_averaged(lm: LanguageModel, tmp_path: Pat
     assert not list(tmp_path.rglob("*.safetensors"))
     with pytest.raises(IA2Error, match="targets: live does not go with permutations: mean"):
         rows(lm, tmp_path, method="ia2", targets="live", n_permutations=2, permutations="mean")
+
+
+def test_where_the_teacher_answers_nothing_there_is_nothing_to_learn(
+    lm: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "ia2.lessons.answer", lambda lm, task, share, teacher: [Answer("", 1.0, 1.0, 0, {})] * len(share)
+    )
+    with pytest.raises(IA2Error, match="all answers of the teacher are empty"):
+        rows(lm, tmp_path, method="icl-distill", labels="none")

@@ -181,6 +181,8 @@ def test_without_development_rows(model_folder: str, tmp_path: Path) -> None:
     record = json.loads((run.adapters["ia2"] / "training.json").read_text())
     assert record["learning_rate"] == 1e-3
     assert record["value"] is None
+    with pytest.raises(IA2Error, match="no rows to evaluate on"):
+        run.evaluate([])
 
 
 def test_icl_is_shown_all_training_rows_in_random_order(model_folder: str, tmp_path: Path) -> None:

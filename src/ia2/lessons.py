@@ -53,10 +53,17 @@ class Lessons:
         """Training rows, and development rows, if there are any; these with their labels in any case.
 
         Where a stage imitates the teacher, unlabelled queries with the teacher's answers count as training rows.
+
+        Raises:
+            IA2Error: none are left, for the teacher answered nothing.
         """
         train = list(self.answered("train") if stage.responses == "teacher" else self.examples["train"])
         if stage.imitates:
             train += self.answered("unlabelled")
+        if not train:
+            raise IA2Error(
+                "all answers of the teacher are empty: nothing to learn; use responses: labels, or other demos"
+            )
         dev = self.examples["dev"]
         return self._rows(stage, "train", train), self._rows(stage, "dev", dev) if dev else None
 

@@ -316,8 +316,14 @@ class Run:
         return [Variant("zero-shot"), icl, *(Variant(name, adapter=name) for name in self.adapters)]
 
     def evaluate(self, test: Sequence[Example], lm: LanguageModel | None = None) -> dict[str, Any]:
-        """Evaluate every variant on `test`, unless that is done; write predictions, metrics and report."""
+        """Evaluate every variant on `test`, unless that is done; write predictions, metrics and report.
+
+        Raises:
+            IA2Error: there are no rows, or a stage is not trained yet.
+        """
         self.trained()
+        if not test:
+            raise IA2Error("no rows to evaluate on; expected at least one")
         rows = [asdict(example) for example in test]
         key = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
         path = self.folder / "metrics.json"
