@@ -154,7 +154,14 @@ def test_one_without_a_finite_loss_leaves_the_others_alone(
 
 
 @pytest.mark.parametrize(
-    ("adapter", "options"), [("dora", {}), ("ia3", {}), ("prompt-tuning", {}), ("lora", {"lora_dropout": 0.1})]
+    ("adapter", "options"),
+    [
+        ("dora", {}),
+        ("ia3", {}),
+        ("prompt-tuning", {}),
+        ("lora", {"lora_dropout": 0.1}),
+        ("lora", {"target_modules": ["q_proj", "lm_head"]}),
+    ],
 )
 def test_other_adapters_are_trained_one_after_another(lm: LanguageModel, adapter: str, options: dict[str, Any]) -> None:
     with new_adapter(lm, adapter, options) as model:

@@ -97,10 +97,15 @@ def _part(leaf_GXY: nn.Parameter, first: int, end: int) -> nn.Parameter:
 
 
 def can_bank(model: nn.Module) -> bool:
-    """Whether all that is trained is plain LoRA of linear layers, without dropout, so that several can share a pass."""
+    """Whether all that is trained is plain LoRA of linear layers, without dropout, so that several can share a pass.
+
+    The head is none of these: it sees response positions alone, of which slices have as many as they have.
+    """
     layers = _lora_layers(model)
+    head = model.get_output_embeddings() if layers else None  # type: ignore[operator]
     plain = all(
-        not layer.lora_variant and isinstance(layer.lora_dropout["default"], nn.Identity) for layer in layers.values()
+        not layer.lora_variant and isinstance(layer.lora_dropout["default"], nn.Identity) and layer is not head
+        for layer in layers.values()
     )
     return plain and trainable(model).keys() == {f"{path}.lora_{k}.default.weight" for path in layers for k in "AB"}
 
