@@ -19,7 +19,7 @@ from ia2.errors import IA2Error
 from ia2.files import write_json, write_jsonl, write_text
 from ia2.report import display_name, write_report
 from ia2.report.disagreements import N_ROWS
-from ia2.results import print_table, write_results
+from ia2.results import print_table, print_verdict, write_results
 
 HOSTILE = "<script>alert(1)</script>"
 NAMES = ("zero-shot", "icl", "sft", "soft", "ia2", "ia2-sft", "ia2-sft+unlabelled")
@@ -456,3 +456,14 @@ def test_no_value_of_a_table_is_cut_off_on_a_narrow_terminal(
     row = next(line for line in capsys.readouterr().out.splitlines() if names[1] in line)
     assert "…" not in row
     assert "0.55 [0.50, 0.60]" in row
+
+
+def test_the_terminal_rounds_as_the_page_does(capsys: pytest.CaptureFixture[str]) -> None:
+    gap = {"value": -0.001, "low": -0.02, "high": 0.004}
+    metrics = metrics_of(differences={"ia2 - sft": difference({**gap, "p_holm": 0.0002}, interval(0.0))})
+    metrics["methods"]["ia2"]["nll"]["value"] = -0.0
+    print_table(metrics)
+    print_verdict(metrics)
+    shown = capsys.readouterr().out
+    assert "+0.00 [−0.02, +0.00] in accuracy, p < 0.001: a difference" in shown
+    assert "-0.00" not in shown

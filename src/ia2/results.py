@@ -9,7 +9,7 @@ from rich.table import Table
 
 from ia2.errors import IA2Error
 from ia2.files import read_json, read_jsonl, write_json, write_jsonl, write_text, written_aside
-from ia2.report import crosses_at, display_name, write_report
+from ia2.report import SHORT, crosses_at, display_name, p_text, write_report
 
 
 def write_results(folder: Path, metrics: dict[str, Any], predictions: list[dict[str, Any]]) -> None:
@@ -42,13 +42,13 @@ def print_table(metrics: dict[str, Any]) -> None:
     for column in ("accuracy", "ECE", "NLL", "Brier", "similarity", "tokens", "ms"):
         table.add_column(column, justify="right", no_wrap=True)
     for name, method in metrics["methods"].items():
-        cells = [_interval(method[key]) for key in ("accuracy", "ece")]
-        cells += [f"{method[key]['value']:.2f}" for key in ("nll", "brier", "similarity")]
+        cells = [SHORT.interval(method[key]) for key in ("accuracy", "ece")]
+        cells += [SHORT.number(method[key]["value"]) for key in ("nll", "brier", "similarity")]
         cost = [f"{method['tokens_per_query']:.0f}", f"{1000 * method['seconds_per_query']:.1f}"]
         table.add_row(display_name(name), *cells, *cost)
     console = _print_whole(table)
     for name, values in metrics["differences"].items():
-        accuracy, ece = (_interval(values[key], "+") for key in ("accuracy", "ece"))
+        accuracy, ece = (SHORT.interval(values[key], "+") for key in ("accuracy", "ece"))
         console.print(f"{_pair_name(name)}: accuracy {accuracy}, ECE {ece}", highlight=False, markup=False)
 
 
@@ -66,7 +66,7 @@ def print_verdict(metrics: dict[str, Any]) -> None:
         if pair.startswith(f"{best} - "):
             accuracy, p = values["accuracy"], values["accuracy"]["p_holm"]
             says = "a difference" if p < 0.05 else "no difference that these rows show"
-            text = f"best trained: {_pair_name(pair)} {_interval(accuracy, '+')} in accuracy, p = {p:.3f}: {says}"
+            text = f"best trained: {_pair_name(pair)} {SHORT.interval(accuracy, '+')} in accuracy, {p_text(p)}: {says}"
             console.print(text, highlight=False, markup=False)
 
 
@@ -80,15 +80,15 @@ def print_analysis(found: dict[str, Any]) -> None:
     methods = found["context"]["methods"]
     for name, of in found["distances"]["attn_out"]["icl"].items():
         heads = found["units"]["heads"][name]
-        cells = [_interval(of["mean"][metric]) for metric in ("cosine", "relative_l2")]
-        given = [_interval(methods[key]["accuracy"]) if key in methods else "" for key in (name, f"{name}+demos")]
+        cells = [SHORT.interval(of["mean"][metric]) for metric in ("cosine", "relative_l2")]
+        given = [SHORT.interval(methods[key]["accuracy"]) if key in methods else "" for key in (name, f"{name}+demos")]
         table.add_row(display_name(name), *cells, f"{heads['n_survive']} of {heads['n']}", *given)
     console = _print_whole(table)
     for pair, of in found.get("weights", {}).get("pairs", {}).items():
         if mean := of["overlap"]["mean"]:
             chance = f"{of['expected']['mean']['value']:.2f} for random ones"
             console.print(
-                f"overlap of updates, {_pair_name(pair, 'and')}: {_interval(mean)}, {chance}", highlight=False
+                f"overlap of updates, {_pair_name(pair, 'and')}: {SHORT.interval(mean)}, {chance}", highlight=False
             )
 
 
@@ -97,12 +97,12 @@ def print_sweep_analysis(found: dict[str, Any]) -> None:
     console = Console(width=160)
     for metric in ("accuracy", "ece"):
         if own := found.get("performance", {}).get(metric):
-            raw, within = (_interval(own[kind], "+") for kind in ("pearson", "partial"))
+            raw, within = (SHORT.interval(own[kind], "+") for kind in ("pearson", "partial"))
             text = f"similarity to ICL and {metric}: correlation {raw}, within tasks and N {within}"
             console.print(text, highlight=False)
     for of in found["crossings"]:
         pair = _pair_name(f"{of['method']} - {of['minus']}")
-        first, last = (_interval(of["pooled"][end], "+") for end in ("first", "last"))
+        first, last = (SHORT.interval(of["pooled"][end], "+") for end in ("first", "last"))
         where = f"{first} at N = {of['sizes'][0]}, {last} at {of['sizes'][-1]}"
         setting = f"({of['model']}, {of['adapter']})"
         at = crosses_at(of["pooled"], of["sizes"])
@@ -121,10 +121,6 @@ def _print_whole(table: Table) -> Console:
 
 def _pair_name(name: str, word: str = "minus") -> str:
     return f" {word} ".join(display_name(part) for part in name.split(" - "))
-
-
-def _interval(values: dict[str, float], sign: str = "") -> str:
-    return f"{values['value']:{sign}.2f} [{values['low']:{sign}.2f}, {values['high']:{sign}.2f}]"
 
 
 def write_table(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -171,7 +167,7 @@ def write_differences(folder: Path, pairs: Sequence[dict[str, Any]]) -> None:
     lines = [titles, ["---"] * len(titles)]
     for pair in pairs:
         setting = [str(pair[key]) for key in ("model", "adapter", "n", "ood", "n_cells")]
-        values = [f"{_interval(pair[name], '+')}, p = {pair[name]['p_holm']:.3f}" for name in ("accuracy", "ece")]
+        values = [f"{SHORT.interval(pair[name], '+')}, {p_text(pair[name]['p_holm'])}" for name in ("accuracy", "ece")]
         lines.append([*setting, _pair_name(f"{pair['method']} - {pair['minus']}"), *values])
     write_text(folder / "differences.md", "".join(f"| {' | '.join(line)} |\n" for line in lines))
 

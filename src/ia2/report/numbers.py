@@ -48,6 +48,11 @@ def side(interval: Interval) -> int:
     return (interval["low"] > 0) - (interval["high"] < 0)
 
 
+def p_text(p: float) -> str:
+    """`p = 0.012`, or `p < 0.001`."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
 def p_value(p: float) -> str:
-    """As HTML: `p = 0.012`, or `p < 0.001`, in one piece."""
-    return "p\u00a0&lt;\u00a00.001" if p < 0.001 else f"p\u00a0=\u00a0{p:.3f}"
+    """The same as HTML, in one piece."""
+    return p_text(p).replace("<", "&lt;").replace(" ", "\u00a0")
