@@ -139,7 +139,7 @@ def test_texts_come_first_and_a_row_with_one_of_its_own_is_shown_no_demos() -> N
 def test_demos_are_left_out_first_ones_first_until_the_prompt_fits() -> None:
     rng = np.random.default_rng(0)
     for room, n_left in ((0, 0), (2, 0), (3, 1), (5, 1), (6, 2), (8, 2), (9, 3), (99, 3)):
-        contexts = Contexts(DEMOS, "fixed", fits=lambda prompt, room=room: len(prompt.context) <= room)
+        contexts = Contexts(DEMOS, "fixed", fits=lambda prompt, task, room=room: len(prompt.context) <= room)
         prompt = contexts.prompt(LABELS, QUERY, "1", rng)
         left = DEMOS[len(DEMOS) - n_left :]
         assert prompt.context == tuple(part for demo in left for part in (demo.query, demo.label, "\n\n"))
@@ -148,6 +148,6 @@ def test_demos_are_left_out_first_ones_first_until_the_prompt_fits() -> None:
 def test_that_a_prompt_fits_is_asked_for_a_few_numbers_of_demos_only() -> None:
     asked: list[int] = []
     demos = tuple(Example(f"Text:{i}\nLabel:", "0") for i in range(5000))
-    contexts = Contexts(demos, "fixed", fits=lambda prompt: asked.append(0) or len(prompt.context) <= 300)
+    contexts = Contexts(demos, "fixed", fits=lambda prompt, task: asked.append(0) or len(prompt.context) <= 300)
     assert len(contexts.prompt(LABELS, QUERY, "1", np.random.default_rng(0)).context) == 300
     assert len(asked) < 15

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import GENERATED, LABELS, example_rows, reasoned_rows
@@ -304,3 +305,24 @@ def test_the_probability_of_a_generated_answer_is_the_product_of_its_tokens(lm: 
         logp += lm.base(torch.tensor([ids])).logits[0, -1].log_softmax(-1)[token].item()
         ids.append(token)
     assert math.log(given.p_answer) == pytest.approx(logp, rel=1e-4)
+
+
+@pytest.mark.parametrize("task", [Task(("0", "apple banana")), GENERATED], ids=["labels", "generated"])
+def test_where_demos_are_dropped_every_answer_has_room(
+    lm: LanguageModel, task: Task, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    demos = [replace(row, response=("0", "apple banana")[i % 2]) for i, row in enumerate(example_rows(9))]
+    queries = [replace(row, response=None) for row in example_rows(12)[9:]]
+    whole = Contexts(tuple(demos), "fixed")
+    n_tokens = {len(lm.encoder.encode(whole.prompt(task, row, None, np.random.default_rng(0))).ids) for row in queries}
+    for window in range(min(n_tokens) - 4, max(n_tokens) + 10):
+        monkeypatch.setattr(lm.encoder, "max_length", window)
+        answers = answer(lm, task, queries, Variant("icl", replace(whole, fits=lm.encoder.fits)))
+        assert len(answers) == len(queries)
+    assert "cut off" not in capsys.readouterr().err
+    if not task.labels:
+        monkeypatch.setattr(lm.encoder, "max_length", max(n_tokens) + 3)
+        answer(lm, task, queries, Variant("icl", whole))
+        assert (
+            f"{len(queries)} of {len(queries)} prompts leave room for less than 8 new tokens" in capsys.readouterr().err
+        )

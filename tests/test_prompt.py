@@ -12,7 +12,7 @@ from ia2.data import Example
 from ia2.errors import IA2Error
 from ia2.models import LanguageModel
 from ia2.prompt import Encoder, Prompt, build_prompt
-from ia2.task import infer_labels
+from ia2.task import Task, infer_labels
 from ia2.world.tokenizer import build_tokenizer
 
 
@@ -57,6 +57,29 @@ def test_too_long_a_prompt_names_lengths() -> None:
     encoder = Encoder(build_tokenizer(), max_length=20)
     with pytest.raises(IA2Error, match=r"a prompt of \d+ tokens \(\d+ of context, \d+ of query, 1 of response\).*20"):
         encoder.encode(build_prompt(LABELS, example_rows(9), "Text:soup\nLabel:", "0"))
+
+
+@pytest.mark.parametrize(
+    ("task", "response", "n_answer"),
+    [
+        (LABELS, None, 1),
+        (LABELS, "0", 1),
+        (Task(("0", "apple banana apple")), None, 3),
+        (Task(("0", "apple banana apple")), "0", 3),
+        (GENERATED, None, 8),
+        (GENERATED, "apple " * 20, 21),
+    ],
+)
+def test_a_prompt_fits_if_its_longest_answer_does(task: Task, response: str | None, n_answer: int) -> None:
+    prompt = build_prompt(task, example_rows(5), "Text:soup\nLabel:", response)
+    wide = Encoder(build_tokenizer(), 10**6)
+    row = wide.encode(prompt)
+    n = len(row.ids) - row.n_response + n_answer
+    assert [Encoder(build_tokenizer(), window).fits(prompt, task) for window in (n - 1, n, n + 1)] == [
+        False,
+        True,
+        True,
+    ]
 
 
 def test_a_response_without_tokens_is_an_error() -> None:

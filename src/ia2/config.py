@@ -99,7 +99,7 @@ class RunConfig(BaseModel):
         n_permutations: orders of the demos that the teacher is read with, for each row.
         permutations: whether each is a target of its own (`all`), or their average is (`mean`).
         reshuffle: whether the demos are drawn anew for every epoch.
-        drop_demos: whether demos are left out, first ones first, where a prompt exceeds the model's window.
+        drop_demos: whether demos are left out, first ones first, where a prompt with its answer exceeds the window.
         responses: whose responses the teacher is read on: `labels`, or its own (`teacher`).
         sample_responses: whether its own are sampled rather than the likeliest, and how many (0: not).
         adapter, adapter_options: a name in `ia2 adapters`, and options of PEFT's configuration.

@@ -38,7 +38,8 @@ class Contexts:
         n_demos: how many; None is all of them, or none for a row that has a text of its own.
         text: for all rows.
         similarity: (queries, demos) to a similarity matrix, for `nearest`; any embedding model can stand behind it.
-        fits: whether a prompt fits the model's window; if given, first demos are left out until it does.
+        fits: whether the model's window holds a prompt and any answer of its task; if given, first demos are left out
+            until it does.
     """
 
     demos: tuple[Example, ...]
@@ -46,7 +47,7 @@ class Contexts:
     n_demos: int | None = None
     text: str = ""
     similarity: Similarity = tfidf
-    fits: Callable[[Prompt], bool] | None = None
+    fits: Callable[[Prompt, Task], bool] | None = None
 
     def shown(self, example: Example, rng: np.random.Generator) -> list[Example]:
         """The demos of a query, in order."""
@@ -101,7 +102,7 @@ class Contexts:
         def without_first(n: int) -> Prompt:
             return build_prompt(task, demos[n:], example.query, response, text)
 
-        n = bisect_left(range(len(demos)), True, key=lambda n: fits(without_first(n))) if fits else 0
+        n = bisect_left(range(len(demos)), True, key=lambda n: fits(without_first(n), task)) if fits else 0
         return without_first(n)
 
 

@@ -21,7 +21,7 @@ from ia2.errors import IA2Error
 from ia2.memory import in_halves
 from ia2.models import LanguageModel
 from ia2.passes import batches, passes, prefill, repeated, shared_prefix
-from ia2.progress import step
+from ia2.progress import say, step
 from ia2.prompt import Prompt, Tokens, build_prompt
 from ia2.task import Task
 
@@ -312,6 +312,11 @@ def label_logps(
 
 def _generated_answers(lm: LanguageModel, task: Task, prompts: Sequence[Prompt]) -> list[Answer]:
     rows = _encode(lm, prompts)
+    if n_short := sum(len(row.ids) + task.max_new_tokens > lm.encoder.max_length for row in rows):
+        say(
+            f"{n_short} of {len(rows)} prompts leave room for less than {task.max_new_tokens} new tokens in the window "
+            f"of {lm.encoder.max_length}: longer answers are cut off; drop_demos=true leaves demos out"
+        )
     answers = [Answer("", 0.0, 0.0, len(row.ids), {}) for row in rows]
     for chosen, generated in in_halves(
         batches(rows, max_tokens=4096), lambda chosen: generate(lm, [rows[i] for i in chosen], task)

@@ -190,10 +190,15 @@ class Encoder:
             raise IA2Error(f"the labels {', '.join(map(repr, labels))} are not told apart by this model's tokenizer")
         return ids
 
-    def fits(self, prompt: Prompt) -> bool:
-        """Whether a prompt fits the model's window."""
-        pieces = (text for part in self.pieces(prompt) for text in part)
-        return len(self.bos) + sum(len(self.piece(text)) for text in pieces if text) <= self.max_length
+    def fits(self, prompt: Prompt, task: Task) -> bool:
+        """Whether the model's window holds a prompt with its response, and with any other answer of the task."""
+        texts = prompt.response, *map(task.completion, task.labels or ())
+        longest = max(self._n_tokens(self.pieces(replace(prompt, demos=(), response=text))[2]) for text in texts)
+        room = longest if task.labels else max(longest, task.max_new_tokens)
+        return len(self.bos) + sum(map(self._n_tokens, self.pieces(prompt)[:2])) + room <= self.max_length
+
+    def _n_tokens(self, pieces: Sequence[str]) -> int:
+        return sum(len(self.piece(text)) for text in pieces if text)
 
     def encode(self, prompt: Prompt) -> Tokens:
         """Ids of a prompt.
