@@ -153,6 +153,25 @@ def test_one_without_a_finite_loss_leaves_the_others_alone(
         assert found[g].value == pytest.approx(good[g].value, rel=1e-4)
 
 
+def test_two_without_a_finite_loss_in_parts_of_one_update_end_there(
+    lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, n_calls = StageTrainer.summed_losses, 0
+
+    def broken(self: StageTrainer, student: Any, inputs: Any) -> Tensor:
+        nonlocal n_calls
+        n_calls += 1
+        bad = torch.tensor([float("nan") if (n_calls, g) in ((3, 0), (4, 1)) else 1.0 for g in inputs["jobs"]])
+        return whole(self, student, inputs) * bad[:, None]
+
+    settings = replace(SETTINGS, per_device_train_batch_size=1, gradient_accumulation_steps=2)
+    with new_adapter(lm) as model:
+        jobs = [replace(job, settings=settings) for job in jobs_of(lm, model, dev=False)[:2]]
+        monkeypatch.setattr(StageTrainer, "summed_losses", broken)
+        found = train_jobs(lm, TUNE, jobs)
+    assert [(result.stopped or "")[:24] for result in found] == ["no finite loss at step 2"] * 2
+
+
 @pytest.mark.parametrize(
     ("adapter", "options"),
     [

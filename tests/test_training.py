@@ -183,6 +183,21 @@ def test_the_best_weights_can_be_chosen_by_another_metric(lm: LanguageModel, met
     assert result.value == pytest.approx(np.mean(nll) if metric == "nll" else -np.mean(hits), rel=1e-4)
 
 
+def test_a_hit_that_turns_by_rounding_does_not_end_a_training(
+    lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside other jobs a batch is rounded otherwise: where tokens are near, one of four rows turns."""
+    rows, whole = rows_of(lm, LABELS, example_rows(4), example_rows(4)), StageTrainer.dev_values
+
+    def rounded(self: StageTrainer) -> dict[int, tuple[float, float]]:
+        return {g: (loss, value + 0.25 * (not self.is_in_train)) for g, (loss, value) in whole(self).items()}
+
+    monkeypatch.setattr(StageTrainer, "dev_values", rounded)
+    with new_adapter(lm):
+        result = train_stage(lm, PRIME, rows, rows, replace(SETTINGS, metric_for_best_model="accuracy"))
+    assert result.value is not None
+
+
 def fit_harmed(
     lm: LanguageModel, has_dev: bool, monkeypatch: pytest.MonkeyPatch, harm: Callable[[int, Tensor], Tensor]
 ) -> tuple[Weights, TrainingResult, Weights]:

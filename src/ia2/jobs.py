@@ -215,10 +215,11 @@ def smaller(jobs: Sequence[Job], name: str) -> list[Sequence[Job]]:
 
 @dataclass
 class Record:
-    """What is known of a job so far; `n_bad` looks at the development rows in a row were no better."""
+    """What is known of a job so far: the best weights, their `value` and loss; `n_bad` looks since were no better."""
 
     weights: Weights = field(default_factory=dict)
     value: float = math.inf
+    dev_loss: float = math.inf
     step: int = 0
     n_bad: int = 0
     stopped: str | None = None

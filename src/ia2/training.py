@@ -191,7 +191,7 @@ class StageTrainer(CheckpointedTrainer):
             elif g in self.running:
                 self.records[g].stopped = f"no finite loss at step {self.state.global_step + 1}"
                 self.running.remove(g)
-        if not finite:
+        if not self.running:
             raise NotFinite
         loss = losses_G[finite].sum() * self.accelerator.num_processes
         return (loss, {}) if return_outputs else loss
@@ -229,6 +229,7 @@ class StageTrainer(CheckpointedTrainer):
             self.track({f"eval_{self.jobs[g].name}/loss": loss, f"eval_{self.jobs[g].name}/value": value})
             if value < record.value:
                 record.value, record.step, record.n_bad, record.weights = value, step, 0, self.bank.copy(g)
+                record.dev_loss = loss
             else:
                 record.n_bad += 1
         self.snapshot([g for g in self.running if self.records[g].n_bad >= self.settings.early_stopping_patience])
@@ -381,8 +382,8 @@ def train_jobs(
     """Train the adapter of `lm` once for each job; side by side, where they can be and may be (`together`).
 
     Each ends with its best weights by development rows, or the last without any. The weights before the first update
-    count among the candidates. The value of the restored weights is measured again and must be the best one: a restore
-    that does nothing is an error. Where a job's loss stops being finite it ends, says so, and has its best weights, or
+    count among the candidates. The loss of the restored weights is measured again and must be theirs: a restore that
+    does nothing is an error. Where a job's loss stops being finite it ends, says so, and has its best weights, or
     the last ones with a finite loss; the others go on.
 
     With a `folder`, which is to be of this very call, an interrupted one made again goes on from what it kept there.
@@ -468,10 +469,10 @@ def restore_best(trainer: StageTrainer, name: str) -> None:
     if trainer.has_dev:
         tolerance = 1e-4 if trainer.lm.base.dtype == torch.float32 else 2e-2  # beside other jobs, others are rounded
         trainer.running = list(range(len(trainer.jobs)))
-        for g, (_, again) in trainer.dev_values().items():
-            best = trainer.records[g].value
+        for g, (again, _) in trainer.dev_values().items():  # the loss, for accuracy jumps where two tokens are near
+            best = trainer.records[g].dev_loss
             if abs(again - best) > tolerance * max(1.0, abs(best)):
-                raise RuntimeError(f"{name}: restored weights have the value {again}, the best ones had {best}")
+                raise RuntimeError(f"{name}: restored weights have the loss {again}, the best ones had {best}")
 
 
 def train_stage(
