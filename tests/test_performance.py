@@ -86,6 +86,12 @@ def test_what_does_not_vary_goes_with_nothing() -> None:
     assert found["ece"] == {"pearson": nothing, "spearman": nothing, "partial": nothing}
 
 
+def test_a_recalibrated_method_is_no_point_of_its_own() -> None:
+    rows = table(1, 1)
+    again = rows[rows.method == "sft"].assign(method="sft+temperature", ece=0.0)
+    assert similarity_and_performance(pd.concat([rows, again])) == similarity_and_performance(rows)
+
+
 def test_two_tasks_are_too_few() -> None:
     with pytest.raises(IA2Error, match="found trained methods on 2 tasks; expected at least 3"):
         similarity_and_performance(table(1, 1, n_tasks=2))

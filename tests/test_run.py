@@ -212,3 +212,11 @@ def test_another_configuration_or_other_rows_are_refused(model_folder: str, tmp_
     shutil.rmtree(run.adapters["sft"])
     with pytest.raises(IA2Error, match="sft is not trained yet"):
         Run.open(tmp_path / "run").evaluate(example_rows(2))
+
+
+def test_test_rows_that_are_not_new_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = example_rows(6)
+    Data(rows[:2], rows[2:3]).say_if_seen(rows[1:])
+    assert "2 of 5 test rows are among those to train or develop with" in capsys.readouterr().err
+    Data(rows[:2], rows[2:3]).say_if_seen(rows[3:])
+    assert capsys.readouterr().err == ""

@@ -92,6 +92,8 @@ class Cell:
         path, record = self.folder / "predictions.jsonl", self.folder / "cell.json"
         asked = self._asked(methods)
         if not record.is_file() or read_json(record)["asked"] != asked:
+            for test, rows in self.tests.items():
+                self.data.say_if_seen(rows, test)
             adapters, seconds = self.train(lm, methods)
             write_jsonl(path, ({"test": test, **asdict(p)} for test, p in self._evaluated(lm, adapters)))
             write_json(record, {"asked": asked, "training_seconds": seconds})

@@ -78,6 +78,12 @@ class Data:
             say(f"{len(dev)} of {len(rows)} rows are held out for development, {len(train)} are left to train on")
         return Data(train, dev, unlabelled)
 
+    def say_if_seen(self, test: Sequence[Example], name: str = "test") -> None:
+        """Say how many test rows are not new to what is trained."""
+        seen = {example.query for example in (*self.train, *self.dev, *self.unlabelled)}
+        if n := sum(example.query in seen for example in test):
+            say(f"{n} of {len(test)} {name} rows are among those to train or develop with: results are not of new rows")
+
 
 @dataclass(frozen=True)
 class Run:
@@ -329,6 +335,7 @@ class Run:
         path = self.folder / "metrics.json"
         if path.is_file() and (metrics := read_json(path))["test_sha256"] == key:
             return dict(metrics)
+        self.data.say_if_seen(test)
         lm = lm or self.load_model()
         variants = self.variants(self.contexts(lm))
         with locked(self.folder), loaded_adapters(lm, self.adapters):

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
+from ia2.comparison import CONTEXTUAL, TEMPERATURE
 from ia2.errors import IA2Error
 from ia2.statistics import Array, Interval, bootstrap
 
@@ -24,14 +25,16 @@ def similarity_and_performance(rows: Any) -> dict[str, Any]:
         rows: see `read_results`.
 
     Returns:
-        `points`, one a cell and method; and by metric `pearson`, `spearman` (of ranks) and `partial`, each in [-1, 1]
-        with a bootstrap interval over tasks, and 0 where nothing varies. `partial` is Pearson's of what a regression on
-        task and N (and model and adapter), as dummies, leaves of both.
+        `points`, one a cell and method, but for recalibrated ones, whose similarity is another's; and by metric
+        `pearson`, `spearman` (of ranks) and `partial`, each in [-1, 1] with a bootstrap interval over tasks, and 0
+        where nothing varies. `partial` is Pearson's of what a regression on task and N (and model and adapter), as
+        dummies, leaves of both.
 
     Raises:
         IA2Error: fewer than three tasks.
     """
-    rows = rows[~rows["method"].str.partition("+")[0].isin(UNTRAINED)]
+    method = rows["method"]
+    rows = rows[~method.isin(UNTRAINED) & ~method.str.endswith((TEMPERATURE, CONTEXTUAL))]
     n_tasks = rows["task"].nunique()
     if n_tasks < MIN_TASKS:
         raise IA2Error(f"found trained methods on {n_tasks} tasks; expected at least 3, as intervals are over tasks")
