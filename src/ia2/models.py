@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -73,7 +74,7 @@ class LanguageModel:
         del config["transformers_version"]
         digest.update(json.dumps([config, self.base.config._attn_implementation], sort_keys=True, default=str).encode())
         for name, weight in sorted(self.base.state_dict().items()):
-            own = name.replace(".base_layer", "")
+            own = re.sub(r"\.(base_layer|original_module|token_adapter)\b", "", name)
             if own in self._own:
                 digest.update(f"{own} {weight.dtype} {tuple(weight.shape)}".encode())
                 digest.update(_whole(weight).cpu().reshape(-1).contiguous().view(torch.uint8).numpy().data)
