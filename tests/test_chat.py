@@ -18,7 +18,7 @@ from ia2.config import make_config
 from ia2.contexts import Contexts
 from ia2.data import parse_examples
 from ia2.errors import IA2Error
-from ia2.evaluation import Variant, answer, generate
+from ia2.evaluation import StopAt, Variant, answer, generate
 from ia2.models import LanguageModel, wrap_model
 from ia2.prompt import Encoder, build_prompt
 from ia2.run import Data, Run
@@ -151,6 +151,13 @@ def test_a_generated_turn_ends_where_the_template_ends_it() -> None:
     )
     rows = [lm.encoder.encode(build_prompt(GENERATED, (), "soup")) for _ in range(3)]
     assert generate(lm, rows, GENERATED) == 3 * [[40, end]]
+
+
+def test_a_separator_of_many_tokens_is_seen() -> None:
+    tokenizer = build(TEMPLATES["chatml"])
+    ids = list(tokenizer("soup。。", add_special_tokens=False).input_ids)
+    stop = StopAt(tokenizer, "。。", 0)
+    assert [n for n in range(1, len(ids) + 1) if stop.ends(ids[:n])] == [len(ids)]
 
 
 def test_a_turn_that_another_token_ends_is_read_without_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -347,7 +347,7 @@ class StopAt(StoppingCriteria):
 
     def ends(self, new_ids: list[int]) -> bool:
         """Whether the separator ends within the last token."""
-        tail = new_ids[-1 - len(self.separator) :]  # a token may hold a single character of it
+        tail = new_ids[-1 - len(self.separator.encode()) :]  # a token may hold a single byte of it
         return self.separator in self.tokenizer.decode(tail)
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
