@@ -1,17 +1,22 @@
 """The command line: what a user types, and what a mistake is answered with."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 from conftest import example_rows
 
 from ia2.adapters import ADAPTERS
-from ia2.cli import main
+from ia2.cli import app, main
 from ia2.methods import METHODS
 from ia2.world import TASKS
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
@@ -160,6 +165,28 @@ def test_help_and_import_are_light() -> None:
     assert subprocess.run([sys.executable, "-c", probe], check=False).returncode == 0
     help_text = subprocess.run([sys.executable, "-m", "ia2", "--help"], capture_output=True, text=True, check=True)
     assert all(name in help_text.stdout for name in ("demo", "train", "evaluate", "predict", "analyze"))
+
+
+def test_help_shows_what_stands_in_brackets(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    for command, text in (("train", "[default: ia2-sft]"), ("explore", "ia2[explore]")):
+        code, out, _ = run_cli(monkeypatch, capsys, command, "--help")
+        assert code == 0
+        assert text in out
+
+
+def test_options_that_messages_and_pages_name_are_there() -> None:
+    commands: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    known = {option for command in commands.values() for parameter in command.params for option in parameter.opts}
+    known |= {"--help"} | {
+        option for parameter in commands["tasks"].commands["show"].params for option in parameter.opts
+    }
+    files = [file for file in (ROOT / "src" / "ia2").glob("*.py") if file.name != "explore.py"]  # which has CSS
+    for file in (*files, *(ROOT / "docs" / page for page in ("guide.md", "tasks.md", "analysis.md"))):
+        named = set(re.findall(r"(?<=[ (`])--[a-z_-]+", file.read_text(encoding="utf-8")))
+        assert {name for name in named if "_" not in name} <= known, file  # accelerate's have one
 
 
 def test_lists(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -258,7 +258,7 @@ def new_adapter(
             if weight.requires_grad and weight.dtype in (torch.bfloat16, torch.float16):
                 raise IA2Error(
                     f"the adapter '{name}' would train weights in {weight.dtype}, where small steps are rounded away; "
-                    "use --dtype float32"
+                    "use --set dtype=float32"
                 )
         yield lm.model
 

@@ -51,7 +51,7 @@ def find_chat(tokenizer: PreTrainedTokenizerBase, style: Chat) -> ChatFormat:
     """
     choose("chat", style, CHATS)
     if not tokenizer.chat_template:
-        raise IA2Error(f"chat is '{style}' and the tokenizer has no chat template; use --chat none, or a chat model")
+        raise IA2Error(f"chat is '{style}' and the tokenizer has no chat template; use a chat model, or chat=none")
 
     def rendered(*messages: tuple[str, str], **more: Any) -> str:
         turns = [{"role": role, "content": content} for role, content in messages]
@@ -65,7 +65,7 @@ def find_chat(tokenizer: PreTrainedTokenizerBase, style: Chat) -> ChatFormat:
     if whole != rendered(q, a, q, add_generation_prompt=True) or not between.startswith(end.rstrip()):
         raise IA2Error(
             "the chat template renders earlier turns unlike the last one, so that demos cannot be turns exactly; "
-            "use --chat none"
+            "use --set chat=none"
         )
     trims = f" {QUESTION} " not in rendered(("user", f" {QUESTION} "))
     return ChatFormat(style, start, to_answer, between, end, trims, _system(rendered, q))
@@ -87,6 +87,6 @@ def _split(text: str, *marks: str) -> list[str]:
     for mark in marks:
         before, found, text = text.partition(mark)
         if not found:
-            raise IA2Error(f"the chat template changes what it is given ('{mark}' is not in it); use --chat none")
+            raise IA2Error(f"the chat template changes what it is given ('{mark}' is not in it); use --set chat=none")
         pieces.append(before)
     return [*pieces, text]

@@ -19,6 +19,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
 )
 tasks = typer.Typer(invoke_without_command=True)
 app.add_typer(tasks, name="tasks")
