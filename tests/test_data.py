@@ -1,6 +1,7 @@
 """Reading rows: what is accepted, and what each mistake is told."""
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,8 @@ def test_csv_and_parquet_say_the_same_as_json_lines(tmp_path: Path) -> None:
     )
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
     expected = [Example('one, "two"\nthree', "0", "é"), Example("four", "1")]
-    assert [read_examples(tmp_path / f"a.{kind}") for kind in ("jsonl", "csv", "parquet")] == 3 * [expected]
+    (tmp_path / "A.CSV").write_bytes((tmp_path / "a.csv").read_bytes())
+    assert [read_examples(tmp_path / name) for name in ("a.jsonl", "a.csv", "A.CSV", "a.parquet")] == 4 * [expected]
 
 
 def test_parquet_holds_conversations(tmp_path: Path) -> None:
@@ -156,6 +158,16 @@ def test_files_that_cannot_be_read(name: str, content: bytes, message: str, tmp_
     (tmp_path / name).write_bytes(content)
     with pytest.raises(IA2Error, match=message):
         read_examples(tmp_path / name)
+
+
+def test_a_pipe_is_read_and_a_folder_is_called_one(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b'{"query": "a", "response": "b"}')
+    os.close(writing)
+    assert read_examples(f"/dev/fd/{reading}") == [Example("a", "b")]
+    os.close(reading)
+    with pytest.raises(IA2Error, match="is a directory; expected a text file"):
+        read_examples(tmp_path)
 
 
 JSON = st.recursive(

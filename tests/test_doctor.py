@@ -109,6 +109,29 @@ def test_what_makes_training_impossible_is_listed_whole(lm: LanguageModel, tmp_p
     assert "training is impossible as it stands" in list(lines(report))
 
 
+def test_words_that_the_model_does_not_know(
+    lm: LanguageModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = run_of(tmp_path, [replace(row, query=f"Xyz xyz:{row.query}") for row in ROWS])
+    (warning,) = (text for text in examine(run, lm).warnings if "unknown" in text)
+    texts = [text for row in (*run.data.train, *run.data.dev) for text in (row.query, row.label)]
+    ids = [i for text in texts for i in lm.encoder.piece(text)]
+    share = [lm.encoder.tokenizer.decode([i]) for i in ids].count("<unk>") / len(ids)
+    assert warning.startswith(f"{share:.0%} of the tokens of queries and responses are unknown to this model")
+    run.begin(lm)
+    assert warning in capsys.readouterr().err
+
+
+def test_labels_that_the_model_cannot_tell_apart_are_an_error_beside_the_prompt(
+    lm: LanguageModel, tmp_path: Path
+) -> None:
+    run = run_of(tmp_path, [replace(row, response="xy"[i % 2]) for i, row in enumerate(ROWS)], labels=("x", "y"))
+    report = examine(run, lm)
+    (error,) = report.errors
+    assert error.startswith("the labels 'x', 'y' are not told apart by this model's tokenizer")
+    assert report.prompt
+
+
 def test_what_usually_goes_wrong_is_warned_of(tmp_path: Path) -> None:
     tokenizer = build_tokenizer()
     tokenizer.padding_side = "left"

@@ -189,7 +189,7 @@ FAST = {"num_train_epochs": 1, "learning_rate": (1e-2,)}
 
 def test_duplicates_are_refused(model_folder: str, tmp_path: Path) -> None:
     config = make_config({"model": model_folder, "labels": ("0", "1")})
-    with pytest.raises(IA2Error, match="train row 2 and dev row 1 have the same query"):
+    with pytest.raises(IA2Error, match="a train row and a dev row have the same query"):
         Run.create(tmp_path / "run", config, Data(TRAIN, (TRAIN[1],)))
 
 

@@ -80,12 +80,13 @@ def read_rows(path: str | Path) -> list[Row]:
         IA2Error: no such file, no rows, or a line that cannot be read; names file and line.
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.exists():
         raise IA2Error(f"{path}: no such file; expected JSON lines with {EXPECTED}")
-    if path.suffix == ".parquet":
+    kind = path.suffix.lower()
+    if kind == ".parquet":
         return _filled(_parquet(path), str(path))
     text = read_text(path)
-    return _filled(_csv(text, str(path)) if path.suffix == ".csv" else _json_lines(text, str(path)), str(path))
+    return _filled(_csv(text, str(path)) if kind == ".csv" else _json_lines(text, str(path)), str(path))
 
 
 def read_text(path: Path) -> str:

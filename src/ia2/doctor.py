@@ -71,7 +71,7 @@ def examine(run: Run, lm: LanguageModel) -> Report:
         errors.append(str(error))
     needs = seconds = None
     scores: dict[str, tuple[float, float]] = {}
-    warnings = list(_warnings(run, lm))
+    warnings = [*filter(None, [lm.encoder.unknown(student)]), *_warnings(run, lm)]
     if not errors:
         stages = run.config.stages().values()
         selection = next(
@@ -108,6 +108,10 @@ def _encoded(run: Run, lm: LanguageModel) -> tuple[list[Tokens], list[Tokens], l
     teacher: list[Tokens] = []
     student: list[Tokens] = []
     errors: list[str] = []
+    try:
+        lm.encoder.label_ids(run.task().labels or ())
+    except IA2Error as error:
+        errors.append(str(error))
     splits = run.data.train, run.data.dev
     prompts = [prompt for split in splits for prompt in contexts.prompts(run.task(), split, rng)]
     for i, (example, prompt) in enumerate(zip(chain(*splits), prompts, strict=True), 1):

@@ -187,8 +187,22 @@ class Encoder:
         """
         ids = [self.piece(self._trim(label)) for label in labels]
         if len({tuple(i) for i in ids}) < len(ids) or not all(ids):
-            raise IA2Error(f"the labels {', '.join(map(repr, labels))} are not told apart by this model's tokenizer")
+            raise IA2Error(
+                f"the labels {', '.join(map(repr, labels))} are not told apart by this model's tokenizer; "
+                "use other labels, or another model"
+            )
         return ids
+
+    def unknown(self, rows: Sequence[Tokens]) -> str | None:
+        """A line on the tokens of queries and responses that stand for text which the vocabulary lacks, if any do."""
+        ids, unk = [i for row in rows for i in row.ids[row.n_context :]], self.tokenizer.unk_token_id
+        n = ids.count(unk)
+        if not n or unk == self.tokenizer.eos_token_id:  # where one token is both, it ends turns
+            return None
+        return (
+            f"{n / len(ids):.0%} of the tokens of queries and responses are unknown to this model, which reads all of "
+            f"them as {self.tokenizer.unk_token}: use a model that knows these words"
+        )
 
     def fits(self, prompt: Prompt, task: Task) -> bool:
         """Whether the model's window holds a prompt with its response, and with any other answer of the task."""

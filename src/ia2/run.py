@@ -136,14 +136,13 @@ class Run:
             raise IA2Error(f"n_demos is {config.n_demos} and there are {len(train)} training examples")
         seen: dict[str, str] = {}
         for split in ("train", "dev", "unlabelled"):
-            for i, example in enumerate(getattr(self.data, split), 1):
-                where = f"{split} row {i}"
+            for example in getattr(self.data, split):
                 if example.query in seen:
                     raise IA2Error(
-                        f"{seen[example.query]} and {where} have the same query {example.query[:60]!r}: "
+                        f"a {seen[example.query]} row and a {split} row have the same query {example.query[:60]!r}: "
                         "one as a demo would give the other's answer away; remove one"
                     )
-                seen[example.query] = where
+                seen[example.query] = split
         if labels := self.task().labels:
             for example in (*train, *self.data.dev):
                 if example.label not in labels:
@@ -296,6 +295,8 @@ class Run:
             say(
                 f"{n_dropped} rows are shown fewer demos, so that they fit the window of {lm.encoder.max_length} tokens"
             )
+        if unknown := lm.encoder.unknown(student):
+            say(unknown)
         return teacher, student
 
     def settings_of(self, name: str, n_rows: int, has_dev: bool) -> list[TrainingSettings]:
