@@ -1,9 +1,11 @@
 """The command line: what a user types, and what a mistake is answered with."""
 
+import io
 import json
 import re
 import subprocess
 import sys
+from errno import EACCES
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,9 @@ from conftest import example_rows
 
 from ia2.adapters import ADAPTERS
 from ia2.cli import app, main
+from ia2.config import make_config
 from ia2.methods import METHODS
+from ia2.run import Data, Run
 from ia2.world import TASKS
 
 ROOT = Path(__file__).parent.parent
@@ -110,6 +114,27 @@ def test_a_misspelt_command_or_option(
     assert (code, out) == (2, "")
     assert err.startswith(message)
     assert len(err.splitlines()) == 1
+
+
+def test_a_place_that_one_may_not_look_into(
+    files: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def closed(path: Path) -> bool:
+        raise PermissionError(EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_file", closed)
+    code, out, err = run_cli(monkeypatch, capsys, "report", files["folder"])
+    assert (code, out) == (2, "")
+    assert err.startswith(f"ia2: {files['folder']}/results.csv: permission denied")
+
+
+def test_queries_on_standard_input_that_are_not_utf_8_are_named(
+    files: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Run.create(files["out"], make_config({"model": "tiny"}), Data(example_rows(9)))._write()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\n\xff"), encoding="utf-8"))
+    code, _, err = run_cli(monkeypatch, capsys, "predict", files["out"])
+    assert (code, err.strip()) == (2, "ia2: stdin:2: not UTF-8 text (invalid start byte); save it as UTF-8")
 
 
 def test_an_encoder_only_model_is_refused(

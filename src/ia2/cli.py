@@ -24,9 +24,12 @@ app = typer.Typer(
 tasks = typer.Typer(invoke_without_command=True)
 app.add_typer(tasks, name="tasks")
 
+FORMATS = "JSON lines, CSV or Parquet"
 COMPARED = "sft,soft,hidden-sft,ia2-sft,joint,sft-ia2"
 Trusted = Annotated[bool, typer.Option("--trust-remote-code", help="Run the Python code that comes with the model.")]
-TrainFile = Annotated[Path, typer.Option("--train", help="JSON lines of query and response (or prompt, completion).")]
+TrainFile = Annotated[
+    Path, typer.Option("--train", help=f"Rows of query and response (or prompt, completion): {FORMATS}.")
+]
 
 
 @app.command()
@@ -229,7 +232,7 @@ def _checked(
 @app.command()
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
-    test: Annotated[Path, typer.Option(help="JSON lines of query and response.")],
+    test: Annotated[Path, typer.Option(help=f"Rows of query and response: {FORMATS}.")],
     trust_remote_code: Trusted = False,
 ) -> None:
     """Compare zero-shot, ICL with the training examples, and the trained adapters on test rows."""
@@ -340,15 +343,20 @@ def export(
 @app.command()
 def predict(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
-    queries: Annotated[Path | None, typer.Argument(help="JSON lines with a query; else standard input.")] = None,
+    queries: Annotated[
+        Path | None, typer.Argument(help=f"Rows with a query: {FORMATS}; else JSON lines from standard input.")
+    ] = None,
     trust_remote_code: Trusted = False,
 ) -> None:
-    """Answer queries with the trained adapter: JSON lines in, JSON lines out."""
-    from ia2.data import parse_examples, read_examples
+    """Answer queries with the trained adapter, in JSON lines."""
+    from ia2.data import decoded, parse_examples, read_examples
     from ia2.run import Run
 
     opened = Run.open(run, trust_remote_code)
-    rows = read_examples(queries, labelled=False) if queries else parse_examples(sys.stdin.read(), "stdin", False)
+    if queries:
+        rows = read_examples(queries, labelled=False)
+    else:
+        rows = parse_examples(decoded(sys.stdin.buffer.read(), "stdin"), "stdin", labelled=False)
     texts = [row.query for row in rows]
     for query, answer in zip(texts, opened.predict(texts), strict=True):
         line: dict[str, Any] = {"query": query, "response": answer.text, "confidence": round(answer.confidence, 6)}
@@ -466,6 +474,9 @@ def main() -> None:
         if message := error.format_message():
             typer.echo(f"ia2: {message}", err=True)
         raise SystemExit(error.exit_code) from None
+    except PermissionError as error:
+        typer.echo(f"ia2: {error.filename}: permission denied; expected a place that you may read and write", err=True)
+        raise SystemExit(2) from None
     except RuntimeError as error:
         from ia2.memory import ran_out
 

@@ -96,12 +96,22 @@ def read_text(path: Path) -> str:
         IA2Error: no such file, or other bytes; names the line.
     """
     try:
-        return path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise IA2Error(f"{path}:{line}: not UTF-8 text ({error.reason}); save it as UTF-8") from None
+        return decoded(path.read_bytes(), str(path))
     except OSError as error:
         raise IA2Error(f"{path}: {(error.strerror or 'unreadable').lower()}; expected a text file") from None
+
+
+def decoded(content: bytes, source: str) -> str:
+    """UTF-8 text; `source` is what errors call it.
+
+    Raises:
+        IA2Error: other bytes; names the line.
+    """
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise IA2Error(f"{source}:{line}: not UTF-8 text ({error.reason}); save it as UTF-8") from None
 
 
 def _filled(rows: Iterable[Row], source: str) -> list[Row]:
