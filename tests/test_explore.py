@@ -158,6 +158,7 @@ def test_the_page_answers_in_a_browser_and_asks_nobody_else(cell: Path, monkeypa
             "text => ![...document.querySelectorAll('tr')].some(of => of.innerText == text)", arg=before
         )
         page.locator(".js-plotly-plot").wait_for()
+        page.wait_for_function("!document.querySelector('.pending') && !document.getAnimations().length")  # faded in
         assert reader.violations() == []
         page.get_by_label("Demos").fill("{oops")
         button.click()
