@@ -74,7 +74,7 @@ BAD_INPUTS: dict[str, list[tuple[str, str]]] = {
         ('labels: maybe', "option 'labels' is 'maybe': input should be a valid list"),
         ('labels: [yes, no]', "option 'labels.0' is True: input should be a valid string"),
         ('learning_rate: []', 'learning rates are []; expected at least one, all above 0'),
-        ('learning_rate: 1e-3', "option 'learning_rate' is '1e-3': input should be a valid list"),
+        ('learning_rate: fast', "option 'learning_rate.0' is 'fast': input should be a valid number, unable to parse string as a number"),
         ('dtype: float64', "unknown dtype 'float64': did you mean 'float16'?"),
         ('quantization: 2bit', "unknown quantization '2bit': did you mean '8bit'?"),
         ("separator: ''", "option 'separator' is '': string should have at least 1 character"),

@@ -1,5 +1,7 @@
 """The table of methods, and what a user composes."""
 
+from typing import Any
+
 import pytest
 
 from ia2.config import make_config
@@ -77,3 +79,8 @@ def test_mistakes_in_a_method(method: dict[str, object], message: str) -> None:
         make_config({"model": "tiny", "method": method}).stages()
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("given", [1e-3, "1e-3", [1e-3], (1e-3,)])
+def test_one_learning_rate_needs_no_list(given: Any) -> None:
+    assert make_config({"model": "tiny", "learning_rate": given}).learning_rate == (1e-3,)

@@ -37,15 +37,15 @@ def _checked_rates(rates: tuple[float, ...] | None) -> tuple[float, ...] | None:
     return rates
 
 
-def _listed(names: Any) -> Any:
-    return [names] if isinstance(names, str) else names or ()
+def _listed(given: Any) -> Any:
+    return [given] if isinstance(given, (str, float)) else given
 
 
 def _known_trackers(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(choose("tracker", name, TRACKERS) for name in names if name != "none")
 
 
-Rates = Annotated[tuple[float, ...] | None, AfterValidator(_checked_rates)]
+Rates = Annotated[tuple[float, ...] | None, BeforeValidator(_listed), AfterValidator(_checked_rates)]
 Metrics = Annotated[Metric | None, _one_of("metric", METRICS)]
 
 
@@ -150,7 +150,9 @@ class RunConfig(BaseModel):
     early_stopping_patience: int = Field(5, ge=1)
     metric_for_best_model: Metric = "loss"
     targets: Annotated[Keeping, _one_of("way to keep targets", KEEPING)] = "auto"
-    report_to: Annotated[tuple[str, ...], BeforeValidator(_listed), AfterValidator(_known_trackers)] = ()
+    report_to: Annotated[
+        tuple[str, ...], BeforeValidator(lambda names: _listed(names or ())), AfterValidator(_known_trackers)
+    ] = ()
     prime_learning_rate: Rates = None
     prime_num_train_epochs: int | None = Field(None, ge=1)
     prime_early_stopping_patience: int | None = Field(None, ge=1)
