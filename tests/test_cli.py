@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomllib
 import typer
 from conftest import example_rows
 
@@ -190,6 +191,13 @@ def test_help_and_import_are_light() -> None:
     assert subprocess.run([sys.executable, "-c", probe], check=False).returncode == 0
     help_text = subprocess.run([sys.executable, "-m", "ia2", "--help"], capture_output=True, text=True, check=True)
     assert all(name in help_text.stdout for name in ("demo", "train", "evaluate", "predict", "analyze"))
+
+
+def test_the_version_is_that_of_the_package(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert run_cli(monkeypatch, capsys, "--version")[:2] == (0, f"ia2 {project['version']}\n")
 
 
 def test_help_shows_what_stands_in_brackets(

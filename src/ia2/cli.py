@@ -15,7 +15,6 @@ from typer.exceptions import TyperException
 from ia2.errors import IA2Error
 
 app = typer.Typer(
-    help="Turn a handful of examples into an adapter that behaves as if they were always in the prompt.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -30,6 +29,23 @@ Trusted = Annotated[bool, typer.Option("--trust-remote-code", help="Run the Pyth
 TrainFile = Annotated[
     Path, typer.Option("--train", help=f"Rows of query and response (or prompt, completion): {FORMATS}.")
 ]
+
+
+def _print_version(wanted: bool) -> None:
+    from importlib.metadata import version
+
+    if wanted:
+        typer.echo(f"ia2 {version('ia2')}")
+        raise typer.Exit
+
+
+@app.callback()
+def about(
+    show: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Turn a handful of examples into an adapter that behaves as if they were always in the prompt."""
 
 
 @app.command()
