@@ -39,7 +39,7 @@ bench: setup
 	$(BIN)/python -m benchmarks
 
 results: setup
-	for part in study-n study study-gpt2; do \
+	for part in study-n study study-gpt2 high-data; do \
 		$(BIN)/ia2 sweep recipes/$$part.yaml --output runs/study/$$part --engine ray || exit; done
 	awk 'FNR > 1 || NR == 1' runs/study/study*/results.csv > runs/study/study.csv
 	$(BIN)/python -m benchmarks.ablations --output runs/study/ablations
