@@ -100,9 +100,12 @@ def test_a_temperature_changes_no_answer_and_only_the_development_rows_choose_it
     assert ratio[0] == pytest.approx(grid[np.argmin([nll(t) for t in grid])], rel=0.01)
 
 
-def test_few_development_rows_choose_no_temperature(tmp_path: Path, lm: LanguageModel) -> None:
-    few = replace(cell(tmp_path), tests={"test": ROWS[8:10]})
+def test_few_development_rows_choose_no_temperature(
+    tmp_path: Path, lm: LanguageModel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = replace(cell(tmp_path), tests={"test": ROWS[7:9]})
     found, _ = few.results(lm, ("sft",))
+    assert "1 of 2 test rows are among those to train or develop with" in capsys.readouterr().err
     assert list(dict.fromkeys(p.variant for p in found["test"])) == ["zero-shot", "icl", "sft", f"icl{CONTEXTUAL}"]
     plain = replace(few, recalibrated=False, folder=tmp_path / "plain").results(lm, ("sft",))[0]["test"]
     assert list(dict.fromkeys(p.variant for p in plain)) == ["zero-shot", "icl", "sft"]

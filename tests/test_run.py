@@ -35,11 +35,12 @@ def adapter_bytes(run: Run) -> dict[str, bytes]:
     return {name: (folder / "adapter_model.safetensors").read_bytes() for name, folder in run.adapters.items()}
 
 
-def test_from_examples_to_report(model_folder: str, tmp_path: Path) -> None:
+def test_from_examples_to_report(model_folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = make_run(tmp_path / "run", model_folder)
     adapters = run.train()
     assert list(adapters) == ["ia2", "ia2-sft"]
     metrics = run.evaluate(example_rows(8))
+    assert "8 of 8 test rows are among those to train or develop with" in capsys.readouterr().err
     names = {path.relative_to(run.folder).as_posix() for path in run.folder.iterdir()}
     files = "config.yaml environment.json examples.jsonl teacher.json predictions.jsonl metrics.json report.html"
     assert names == {*files.split(), ".lock", "targets", "adapters"}

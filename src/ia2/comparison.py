@@ -1,7 +1,5 @@
 """Methods on the same samples: cells, each one draw of rows, and what they say together."""
 
-import hashlib
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -15,7 +13,7 @@ from ia2.config import RunConfig, make_config
 from ia2.data import Example, read_examples
 from ia2.errors import IA2Error
 from ia2.evaluation import Prediction, Variant, answer, evaluate
-from ia2.files import read_json, read_jsonl, write_json, write_jsonl
+from ia2.files import key_of, read_json, read_jsonl, write_json, write_jsonl
 from ia2.metrics import break_even
 from ia2.models import LanguageModel
 from ia2.progress import say, step
@@ -27,6 +25,7 @@ from ia2.summary import difference, summarise
 from ia2.task import Task
 
 UNLABELLED, TEMPERATURE, CONTEXTUAL = "+unlabelled", "+temperature", "+contextual"
+RECALIBRATED = (TEMPERATURE, CONTEXTUAL)  # endings of what is another method with other probabilities
 MIN_ROWS = 16
 
 
@@ -115,7 +114,7 @@ class Cell:
         config = make_config({**self.options, "seed": self.seed}).model_dump(mode="json")
         tasks = {test: asdict(task) for test, task in self.tasks.items()}
         what = [config, list(methods), rows, tests, self.recalibrated, tasks]
-        return hashlib.sha256(json.dumps(what).encode()).hexdigest()
+        return key_of(what)
 
     def _evaluated(self, lm: LanguageModel, adapters: dict[str, Path]) -> list[tuple[str, Prediction]]:
         run = self._run()
@@ -339,8 +338,7 @@ def differences(
     Beside each metric's `p_value`, `p_holm` is corrected over the pairs.
     """
     pooled, groups = pool(cells)
-    trained = [name for name in pooled if name not in ("zero-shot", "icl") and TEMPERATURE not in name]
-    trained = [name for name in trained if CONTEXTUAL not in name]
+    trained = [name for name in pooled if name not in ("zero-shot", "icl") and not name.endswith(RECALIBRATED)]
     if pairs is None:
         pairs = [(a, b) for a in trained for b in ("sft", "icl") if a != b and b in pooled]
     found = {f"{a} - {b}": difference(pooled[a], pooled[b], groups) for a, b in pairs}

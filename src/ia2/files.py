@@ -135,6 +135,11 @@ def read_jsonl(path: Path, remove: Path | None = None) -> list[Any]:
         raise damaged(path, error, remove) from None
 
 
+def key_of(what: Any) -> str:
+    """A name for anything that JSON can say, the same wherever it is the same: its SHA-256."""
+    return hashlib.sha256(json.dumps(what).encode()).hexdigest()
+
+
 def sha256(path: Path) -> str:
     """Of a file's bytes, in hexadecimal."""
     digest = hashlib.sha256()

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ia2.comparison import CONTEXTUAL, TEMPERATURE, by_variant, differences, pool, read_predictions
+from ia2.comparison import RECALIBRATED, by_variant, differences, pool, read_predictions
 from ia2.evaluation import Prediction
 from ia2.statistics import bootstrap, holm, mean, permutation_test
 from ia2.summary import measured
@@ -75,11 +75,9 @@ def over_all_n(rows: Any) -> list[dict[str, Any]]:
         seeds within them, and `p_holm`, of exchanging the two within each task and seed, corrected over methods.
     """
     of = rows.pivot_table(index=["task", "seed", "n"], columns="method", values="accuracy")
-    trained = [
-        name for name in of if name not in ("zero-shot", "icl", "sft") and "sft" in of and CONTEXTUAL not in name
-    ]
+    others = [name for name in of if name not in ("zero-shot", "icl", "sft") and not name.endswith(RECALIBRATED)]
     found = []
-    for name in sorted((name for name in trained if TEMPERATURE not in name), key=lambda name: -of[name].mean()):
+    for name in sorted(others if "sft" in of else (), key=lambda name: -of[name].mean()):
         gaps = (of[name] - of["sft"]).dropna().groupby(["task", "seed"]).mean()
         tasks = gaps.index.get_level_values("task").factorize()[0].tolist()
         p = permutation_test(mean, [gaps.to_numpy()], [0 * gaps.to_numpy()])

@@ -7,7 +7,6 @@ snapshots/METHOD/STEP/                          the same on the way, where the o
 predictions.jsonl  metrics.json  report.html    evaluation
 """
 
-import hashlib
 import json
 import platform
 import sys
@@ -36,6 +35,7 @@ from ia2.estimate import estimate
 from ia2.evaluation import Answer, Variant, answer, evaluate
 from ia2.files import (
     damaged,
+    key_of,
     locked,
     read_json,
     read_jsonl,
@@ -332,7 +332,7 @@ class Run:
         if not test:
             raise IA2Error("no rows to evaluate on; expected at least one")
         rows = [asdict(example) for example in test]
-        key = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+        key = key_of(rows)
         path = self.folder / "metrics.json"
         if path.is_file() and (metrics := read_json(path))["test_sha256"] == key:
             return dict(metrics)
@@ -480,7 +480,7 @@ def _train_together(lm: LanguageModel, runs: Sequence[Run], number: int, lessons
 def _key(shares: Sequence[Share]) -> str:
     """Of all that determines a training, and of the number of processes, each of which has a random state."""
     what = [(share.name, share.run.config.model_dump(mode="json"), list(share.run._rows())) for share in shares]
-    return hashlib.sha256(json.dumps([processes().num_processes, what]).encode()).hexdigest()[:32]
+    return key_of([processes().num_processes, what])[:32]
 
 
 def _tidy(run: Run) -> None:

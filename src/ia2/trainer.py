@@ -1,7 +1,5 @@
 """`IA2Trainer`: one stage, such as priming, as a `transformers.Trainer` that is used as TRL's trainers are."""
 
-import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -18,6 +16,7 @@ from ia2.bank import Bank, trainable_copy
 from ia2.config import make_config
 from ia2.data import Example, Row, to_examples
 from ia2.errors import IA2Error
+from ia2.files import key_of
 from ia2.jobs import Job, TrainingSettings
 from ia2.models import load_model, wrap_model
 from ia2.run import Data, Run
@@ -101,10 +100,8 @@ class IA2Trainer(StageTrainer):
         data = Data(_examples(train_dataset, "train_dataset"), _examples(eval_dataset or (), "eval_dataset"))
         folder = Path(str(args.output_dir)) / "_run"  # what begins so is not pushed to the hub
         what = [lm.fingerprint, config.model_dump(mode="json"), asdict(data)]
-        own = hashlib.sha256(json.dumps(what).encode()).hexdigest()[
-            :32
-        ]  # another training may have the same output_dir
-        run = Run(folder / own, config, data, folder / "targets")
+        own = folder / key_of(what)[:32]  # another training may have the same output_dir
+        run = Run(own, config, data, folder / "targets")
         run.check_rows()
         [(_, stage)] = config.stages().items()
         contexts = run.contexts(lm)

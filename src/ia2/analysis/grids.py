@@ -6,7 +6,7 @@ from typing import Any
 from ia2.analysis.crossing import crossing
 from ia2.analysis.performance import METRICS, similarity_and_performance
 from ia2.analysis.recurring import recurring_units
-from ia2.comparison import CONTEXTUAL, TEMPERATURE
+from ia2.comparison import RECALIBRATED
 from ia2.errors import IA2Error
 from ia2.files import read_json, write_json
 from ia2.progress import say
@@ -44,7 +44,7 @@ def analyze_sweep(folder: str | Path, output: Path | None = None) -> dict[str, A
         _skip(found["skipped"], "similarity and performance", error)
     for (model, adapter), own in rows.groupby(["model", "adapter"], sort=False):
         for method in own["method"].unique():
-            if method in (REFERENCE, UNTRAINED) or method.endswith((TEMPERATURE, CONTEXTUAL)):
+            if method in (REFERENCE, UNTRAINED) or method.endswith(RECALIBRATED):
                 continue
             setting = {"model": model, "adapter": adapter, "method": method, "minus": REFERENCE}
             try:

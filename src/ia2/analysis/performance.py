@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from ia2.comparison import CONTEXTUAL, TEMPERATURE
+from ia2.comparison import RECALIBRATED
 from ia2.errors import IA2Error
 from ia2.statistics import Array, Interval, bootstrap
 
@@ -34,7 +34,7 @@ def similarity_and_performance(rows: Any) -> dict[str, Any]:
         IA2Error: fewer than three tasks.
     """
     method = rows["method"]
-    rows = rows[~method.isin(UNTRAINED) & ~method.str.endswith((TEMPERATURE, CONTEXTUAL))]
+    rows = rows[~method.isin(UNTRAINED) & ~method.str.endswith(RECALIBRATED)]
     n_tasks = rows["task"].nunique()
     if n_tasks < MIN_TASKS:
         raise IA2Error(f"found trained methods on {n_tasks} tasks; expected at least 3, as intervals are over tasks")
